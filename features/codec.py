@@ -1,0 +1,148 @@
+"""The wire format at its edges: dataclasses to bytes and back.
+
+With the servicers the one place that touches generated classes. Batches of records are decoded by
+`features.decode`, which comes here for whatever is not plainly good.
+"""
+
+from typing import TypeVar, cast
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+from headrace.v1 import events_pb2
+
+from features.events import CatalogItem, Interaction
+from features.vocabulary import Device, EventType, Page
+
+MAX_RECORD_BYTES = 65_536
+
+E = TypeVar("E", EventType, Device, Page)
+
+
+class WireError(Exception):
+    """Bytes that are not the message they should be; the text is fit for a dead letter."""
+
+
+def encode_interaction(interaction: Interaction) -> bytes:
+    """Protobuf bytes of an interaction."""
+    return interaction_message(interaction).SerializeToString()
+
+
+def encode_interaction_json(interaction: Interaction) -> bytes:
+    """The same message as JSON with the field names of the proto file."""
+    message = interaction_message(interaction)
+    return json_format.MessageToJson(
+        message, preserving_proto_field_name=True, indent=None
+    ).encode()
+
+
+def interaction_message(interaction: Interaction) -> events_pb2.Interaction:
+    """The generated message of an interaction."""
+    message = events_pb2.Interaction(
+        event_id=interaction.event_id,
+        user_id=interaction.user_id,
+        profile_id=interaction.profile_id,
+        item_id=interaction.item_id,
+        session_id=interaction.session_id,
+        type=int(interaction.type),  # type: ignore[arg-type]
+        occurred_at_ms=interaction.occurred_at_ms,
+        request_id=interaction.request_id,
+        slot=interaction.slot,
+        watch_position_s=interaction.watch_position_s,
+        watch_duration_s=interaction.watch_duration_s,
+        rating=interaction.rating,
+    )
+    if interaction.device or interaction.page or interaction.region:
+        message.context.device = int(interaction.device)  # type: ignore[assignment]
+        message.context.page = int(interaction.page)  # type: ignore[assignment]
+        message.context.region = interaction.region
+    return message
+
+
+def interaction_of(message: events_pb2.Interaction) -> Interaction:
+    """The dataclass of a generated message, unknown enum numbers as they came."""
+    return Interaction(
+        event_id=message.event_id,
+        user_id=message.user_id,
+        profile_id=message.profile_id,
+        item_id=message.item_id,
+        session_id=message.session_id,
+        type=_member(EventType, message.type),
+        occurred_at_ms=message.occurred_at_ms,
+        request_id=message.request_id,
+        slot=message.slot if message.HasField("slot") else None,
+        watch_position_s=message.watch_position_s,
+        watch_duration_s=message.watch_duration_s,
+        rating=message.rating if message.HasField("rating") else None,
+        device=_member(Device, message.context.device),
+        page=_member(Page, message.context.page),
+        region=message.context.region,
+    )
+
+
+def _member(kind: type[E], number: int) -> E:
+    """The member of an enumeration, or the bare number where it has none: validation names it."""
+    try:
+        return kind(number)
+    except ValueError:
+        return cast("E", number)
+
+
+def decode_interaction(value: bytes, *, as_json: bool = False) -> Interaction:
+    """The interaction in the bytes of a record. Raises WireError."""
+    if len(value) > MAX_RECORD_BYTES:
+        raise WireError(f"record must be at most {MAX_RECORD_BYTES} bytes; got {len(value)}")
+    message = events_pb2.Interaction()
+    _parse(value, message, as_json=as_json or value[:1] == b"{")
+    return interaction_of(message)
+
+
+def encode_catalog_item(item: CatalogItem) -> bytes:
+    """Protobuf bytes of a title."""
+    return events_pb2.CatalogItem(
+        item_id=item.item_id,
+        title=item.title,
+        year=item.year,
+        genres=item.genres,
+        overview=item.overview,
+        director=item.director,
+        cast=item.cast,
+        runtime_min=item.runtime_min,
+        language=item.language,
+        certification=item.certification,
+        available_from_ms=item.available_from_ms,
+        removed=item.removed,
+    ).SerializeToString()
+
+
+def decode_catalog_item(value: bytes) -> CatalogItem:
+    """The title in the bytes of a record. Raises WireError."""
+    message = events_pb2.CatalogItem()
+    _parse(value, message, as_json=value[:1] == b"{")
+    if not message.item_id:
+        raise WireError("catalog_item.item_id is required; got an empty string")
+    return CatalogItem(
+        item_id=message.item_id,
+        title=message.title,
+        year=message.year,
+        genres=tuple(message.genres),
+        overview=message.overview,
+        director=message.director,
+        cast=tuple(message.cast),
+        runtime_min=message.runtime_min,
+        language=message.language,
+        certification=message.certification,
+        available_from_ms=message.available_from_ms,
+        removed=message.removed,
+    )
+
+
+def _parse(value: bytes, message: Message, *, as_json: bool) -> None:
+    name = message.DESCRIPTOR.name
+    try:
+        if as_json:
+            json_format.Parse(value, message, max_recursion_depth=8)
+        else:
+            message.ParseFromString(value)
+    except (json_format.ParseError, DecodeError, UnicodeDecodeError, RecursionError) as error:
+        form = "JSON" if as_json else "protobuf"
+        raise WireError(f"record is not a {name} as {form}: {str(error)[:200]}") from error

@@ -1,0 +1,164 @@
+"""Events: plain dataclasses at the edges, one structured array on the way through.
+
+`Interaction` and `CatalogItem` exist for people (API, command line, tests). A batch of events is
+an array of `EVENT` records: ids are 64-bit hashes, times are milliseconds, and nothing in it is a
+Python object.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from features.vocabulary import Device, EventType, Page
+
+MAX_ID_BYTES: Final = 128
+MAX_REGION_BYTES: Final = 16
+MAX_RATING: Final = 10.0
+MAX_WATCH_S: Final = 1e6
+MAX_SLOT: Final = 10_000
+
+NO_RATING: Final = -1.0
+NO_SLOT: Final = -1
+
+CLAMPED: Final = 1  # flag: the event's own time was absent, absurd or too far in the future
+
+EVENT = np.dtype(
+    [
+        ("user", "u8"),  # the viewer: account and profile
+        ("item", "u8"),
+        ("event", "u8"),  # idempotency key
+        ("session", "u8"),
+        ("request", "u8"),
+        ("at_ms", "i8"),  # when it happened, after clamping
+        ("logged_at_ms", "i8"),  # when the log received it
+        ("offset", "i8"),
+        ("genres", "u4"),  # of the item, from the catalogue; 0 where unknown
+        ("region", "u4"),
+        ("watch_position_s", "f4"),
+        ("watch_duration_s", "f4"),
+        ("rating", "f4"),  # 0..10, or NO_RATING
+        ("partition", "i2"),
+        ("slot", "i2"),  # place in the slate, or NO_SLOT
+        ("year", "i2"),  # of the item, from the catalogue; 0 where unknown
+        ("type", "u1"),
+        ("device", "u1"),
+        ("page", "u1"),
+        ("flags", "u1"),
+    ],
+    align=True,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One thing a viewer did, as a producer tells it. Times in milliseconds since 1970 UTC."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    type: EventType
+    occurred_at_ms: int = 0  # 0: when the broker received it
+    profile_id: str = ""
+    session_id: str = ""
+    request_id: str = ""
+    slot: int | None = None
+    watch_position_s: float = 0.0
+    watch_duration_s: float = 0.0
+    rating: float | None = None
+    device: Device = Device.UNSPECIFIED
+    page: Page = Page.UNSPECIFIED
+    region: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogItem:
+    """A title as the catalogue describes it."""
+
+    item_id: str
+    title: str = ""
+    year: int = 0
+    genres: tuple[str, ...] = ()
+    overview: str = ""
+    director: str = ""
+    cast: tuple[str, ...] = ()
+    runtime_min: int = 0
+    language: str = ""
+    certification: str = ""
+    available_from_ms: int = 0
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that is not an event: what was wrong, where it lay, and its bytes."""
+
+    reason: str
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None = field(repr=False)
+    value: bytes | None = field(repr=False)
+
+
+def problem_with(interaction: Interaction) -> str | None:
+    """What makes this interaction unusable: field, expectation and value; None when nothing does.
+
+    >>> problem_with(Interaction("e1", "ann", "tt1", EventType.RATE, rating=42.0))
+    'interaction.rating must be within 0..10; got 42.0'
+    >>> problem_with(Interaction("e1", "ann", "tt1", EventType.CLICK)) is None
+    True
+    """
+    return (
+        _problem_with_ids(interaction)
+        or _problem_with_type(interaction)
+        or _problem_with_numbers(interaction)
+    )
+
+
+def _problem_with_ids(interaction: Interaction) -> str | None:
+    for name in ("event_id", "user_id", "item_id"):
+        if not getattr(interaction, name):
+            return f"interaction.{name} is required; got an empty string"
+    for name in ("event_id", "user_id", "item_id", "profile_id", "session_id", "request_id"):
+        value: str = getattr(interaction, name)
+        if len(value.encode()) > MAX_ID_BYTES:
+            return (
+                f"interaction.{name} must be at most {MAX_ID_BYTES} bytes; got "
+                f"{len(value.encode())} bytes starting {value[:16]!r}"
+            )
+    if len(interaction.region.encode()) > MAX_REGION_BYTES:
+        return (
+            f"interaction.context.region must be at most {MAX_REGION_BYTES} bytes; "
+            f"got {interaction.region[:24]!r}"
+        )
+    return None
+
+
+def _problem_with_type(interaction: Interaction) -> str | None:
+    if interaction.type not in EventType or interaction.type == EventType.UNSPECIFIED:
+        return (
+            "interaction.type must be one of "
+            f"{', '.join(t.name.lower() for t in list(EventType)[1:])}; got {int(interaction.type)}"
+        )
+    if interaction.type == EventType.RATE and interaction.rating is None:
+        return "interaction.rating is required for the type rate; got none"
+    if interaction.device not in Device:
+        return f"interaction.context.device must be within 0..4; got {int(interaction.device)}"
+    if interaction.page not in Page:
+        return f"interaction.context.page must be within 0..4; got {int(interaction.page)}"
+    return None
+
+
+def _problem_with_numbers(interaction: Interaction) -> str | None:
+    rating = interaction.rating
+    if rating is not None and not (math.isfinite(rating) and 0 <= rating <= MAX_RATING):
+        return f"interaction.rating must be within 0..10; got {rating}"
+    for name in ("watch_position_s", "watch_duration_s"):
+        value: float = getattr(interaction, name)
+        if not (math.isfinite(value) and 0 <= value <= MAX_WATCH_S):
+            return f"interaction.{name} must be within 0..1000000 seconds; got {value}"
+    if interaction.slot is not None and not 0 <= interaction.slot <= MAX_SLOT:
+        return f"interaction.slot must be within 0..{MAX_SLOT}; got {interaction.slot}"
+    return None

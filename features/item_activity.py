@@ -1,0 +1,188 @@
+"""What viewers do with a title: counts by kind and window, smoothed rates, velocity.
+
+Integers only, in rings of event time: several partitions feed one title, and whole numbers come out
+the same in whichever order they arrive.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import Row, compiled
+from features.events import NO_RATING
+from features.vocabulary import EventType
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, ring_add, ring_sum
+
+FIVE_MINUTES_MS = 5 * MINUTE_MS
+MOST = 2**32 - 1
+
+KINDS = ("impressions", "clicks", "plays", "completions", "positives", "negatives", "engaged")
+IMPRESSIONS, CLICKS, PLAYS, COMPLETIONS, POSITIVES, NEGATIVES, ENGAGED = range(7)
+N_KINDS = len(KINDS)
+
+FIELDS = np.dtype(
+    [
+        ("five_minutes", "u4", (12, N_KINDS)),  # the last hour
+        ("hours", "u4", (24, N_KINDS)),  # the last day
+        ("days", "u4", (8, N_KINDS)),  # the last week and today
+        ("newest_five_minutes", "i4"),
+        ("newest_hour", "i4"),
+        ("newest_day", "i4"),
+        ("totals", "u4", (N_KINDS,)),
+        ("rating_count", "u4"),
+        ("rating_sum_tenths", "u8"),
+        ("rating_square_sum_tenths", "u8"),
+        ("first_ms", "i8"),
+        ("last_ms", "i8"),
+        ("late", "u4"),  # events older than every window: in the totals alone
+    ],
+    align=True,
+)
+
+COLUMNS = (
+    ("item_clicks_5m", "events", "clicks in the last 5 to 10 minutes", 0.0),
+    ("item_clicks_1h", "events", "clicks in the last hour", 0.0),
+    ("item_clicks_24h", "events", "clicks in the last day", 0.0),
+    ("item_engaged_1h", "events", "deliberate actions in the last hour", 0.0),
+    ("item_engaged_6h", "events", "deliberate actions in the last 6 hours", 0.0),
+    ("item_engaged_24h", "events", "deliberate actions in the last day", 0.0),
+    ("item_engaged_3d", "events", "deliberate actions in the last 3 days", 0.0),
+    ("item_engaged_7d", "events", "deliberate actions in the last week", 0.0),
+    ("item_engaged_total", "events", "deliberate actions ever", 0.0),
+    ("item_trend", "events", "deliberate actions, decayed by half a day after day", 0.0),
+    ("item_velocity", "events/hour", "engagement of the last 6 hours per hour", 0.0),
+    ("item_acceleration", "ratio", "log of the last day against the daily mean of the week", 0.0),
+    ("item_click_rate", "0..1", "clicks per impression of the day, smoothed", 0.1),
+    ("item_completion_rate", "0..1", "completions per play ever, smoothed", 0.3),
+    ("item_like_share", "0..1", "positive among positive and negative, smoothed", 0.7),
+    ("item_rating_mean", "0..10", "mean rating, smoothed towards 7", 7.0),
+    ("item_rating_deviation", "0..10", "standard deviation of its ratings", 0.0),
+    ("item_rating_count", "events", "ratings ever", 0.0),
+    ("item_days_known", "days", "since its first event; 0 before", 0.0),
+    ("item_idle_days", "days", "since its last event; 365 at most", 365.0),
+)
+N_COLUMNS = len(COLUMNS)
+
+TREND = 9  # column of item_trend: what `Trending` sorts by
+TREND_HALF_LIFE_H = 24.0
+PRIOR_RATING_TENTHS, PRIOR_RATINGS = 70.0, 5.0
+CLICK_PRIOR, COMPLETION_PRIOR, LIKE_PRIOR = (1.0, 10.0), (3.0, 10.0), (7.0, 10.0)
+
+
+@compiled
+def update(row: Row, event: Row) -> None:
+    """Takes one event in; commutative. O(1)."""
+    _count(row, event["at_ms"], _kinds(event["type"], event["rating"]))
+    if event["type"] == EventType.RATE and event["rating"] != NO_RATING:
+        tenths = int(event["rating"] * 10 + 0.5)
+        row["rating_count"] += 1
+        row["rating_sum_tenths"] += tenths
+        row["rating_square_sum_tenths"] += tenths * tenths
+    if row["first_ms"] == 0 or event["at_ms"] < row["first_ms"]:
+        row["first_ms"] = event["at_ms"]
+    row["last_ms"] = max(row["last_ms"], event["at_ms"])
+
+
+@compiled
+def _kinds(event_type: int, rating: float) -> int:
+    """The kinds that an event counts as, one bit each; a rating of 7 is positive, of 4 negative."""
+    if event_type == EventType.IMPRESSION:
+        return 1 << IMPRESSIONS
+    if event_type == EventType.PROGRESS:
+        return 0
+    kinds = 0
+    if event_type in (EventType.CLICK, EventType.SEARCH):
+        kinds |= 1 << CLICKS
+    elif event_type == EventType.PLAY:
+        kinds |= 1 << PLAYS
+    elif event_type == EventType.COMPLETE:
+        kinds |= 1 << COMPLETIONS
+    if event_type in (EventType.LIKE, EventType.ADD, EventType.SHARE) or rating >= 7:
+        kinds |= 1 << POSITIVES
+    if event_type in (EventType.DISLIKE, EventType.SKIP) or 0 <= rating <= 4:
+        kinds |= 1 << NEGATIVES
+    if event_type not in (EventType.DISLIKE, EventType.SKIP):
+        kinds |= 1 << ENGAGED
+    return kinds
+
+
+@compiled
+def _count(row: Row, at_ms: int, kinds: int) -> None:
+    five_minutes, hour, day = at_ms // FIVE_MINUTES_MS, at_ms // HOUR_MS, at_ms // DAY_MS
+    row["late"] += kinds != 0 and day <= row["newest_day"] - 8
+    for kind in range(N_KINDS):
+        if (kinds >> kind) & 1:
+            row["newest_five_minutes"] = ring_add(
+                row["five_minutes"], row["newest_five_minutes"], five_minutes, kind, MOST
+            )
+            row["newest_hour"] = ring_add(row["hours"], row["newest_hour"], hour, kind, MOST)
+            row["newest_day"] = ring_add(row["days"], row["newest_day"], day, kind, MOST)
+            row["totals"][kind] += 1
+
+
+@compiled
+def _in_hours(row: Row, now_ms: int, n_hours: int, kind: int) -> int:
+    return ring_sum(row["hours"], row["newest_hour"], now_ms // HOUR_MS, n_hours, kind)
+
+
+@compiled
+def _in_days(row: Row, now_ms: int, n_days: int, kind: int) -> int:
+    return ring_sum(row["days"], row["newest_day"], now_ms // DAY_MS, n_days, kind)
+
+
+@compiled
+def _trend(row: Row, now_ms: int) -> float:
+    """Engagement with a half-life of a day, from hourly buckets, then from daily ones."""
+    trend = 0.0
+    now_hour, now_day = now_ms // HOUR_MS, now_ms // DAY_MS
+    newest_hour, newest_day = row["newest_hour"], row["newest_day"]
+    for hour in range(max(now_hour, newest_hour) - 23, newest_hour + 1):
+        if hour > newest_hour - 24:
+            age_h = max(now_hour - hour, 0)
+            trend += row["hours"][hour % 24, ENGAGED] * 2.0 ** (-age_h / TREND_HALF_LIFE_H)
+    for day in range(newest_day - 7, newest_day + 1):
+        age_d = now_day - day
+        if age_d >= 2:
+            trend += row["days"][day % 8, ENGAGED] * 2.0 ** (-float(age_d))
+    return trend
+
+
+@compiled
+def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
+    """Writes the columns of COLUMNS into `out`, `(len(COLUMNS),) float32`. Pure.
+
+    Rates are smoothed with a beta prior (hits, trials): `(x + hits) / (n + trials)`.
+    """
+    five_minutes = now_ms // FIVE_MINUTES_MS
+    out[0] = ring_sum(row["five_minutes"], row["newest_five_minutes"], five_minutes, 2, CLICKS)
+    out[1] = ring_sum(row["five_minutes"], row["newest_five_minutes"], five_minutes, 12, CLICKS)
+    out[2] = _in_hours(row, now_ms, 24, CLICKS)
+    out[3] = ring_sum(row["five_minutes"], row["newest_five_minutes"], five_minutes, 12, ENGAGED)
+    out[4] = _in_hours(row, now_ms, 6, ENGAGED)
+    out[5] = _in_hours(row, now_ms, 24, ENGAGED)
+    out[6] = _in_days(row, now_ms, 3, ENGAGED)
+    out[7] = _in_days(row, now_ms, 7, ENGAGED)
+    out[8] = row["totals"][ENGAGED]
+    out[TREND] = _trend(row, now_ms)
+    out[10] = out[4] / 6.0
+    out[11] = np.log((out[5] + 1.0) / (out[7] / 7.0 + 1.0))
+    out[12] = (out[2] + CLICK_PRIOR[0]) / (_in_hours(row, now_ms, 24, IMPRESSIONS) + CLICK_PRIOR[1])
+    plays = max(row["totals"][PLAYS], row["totals"][COMPLETIONS])
+    out[13] = (row["totals"][COMPLETIONS] + COMPLETION_PRIOR[0]) / (plays + COMPLETION_PRIOR[1])
+    likes, dislikes = row["totals"][POSITIVES], row["totals"][NEGATIVES]
+    out[14] = (likes + LIKE_PRIOR[0]) / (likes + dislikes + LIKE_PRIOR[1])
+    _rating_values(row, out[15:18])
+    out[18] = max(now_ms - row["first_ms"], 0) / DAY_MS if row["first_ms"] > 0 else 0.0
+    out[19] = min(max(now_ms - row["last_ms"], 0) / DAY_MS, 365.0)
+
+
+@compiled
+def _rating_values(row: Row, out: NDArray[np.float32]) -> None:
+    count = row["rating_count"]
+    total = row["rating_sum_tenths"] + PRIOR_RATING_TENTHS * PRIOR_RATINGS
+    out[0] = total / (count + PRIOR_RATINGS) / 10.0
+    out[1] = 0.0
+    if count > 1:
+        mean = row["rating_sum_tenths"] / count
+        spread = row["rating_square_sum_tenths"] / count - mean * mean
+        out[1] = np.sqrt(max(spread, 0.0)) / 10.0
+    out[2] = count

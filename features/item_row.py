@@ -1,0 +1,70 @@
+"""The record of a title: a position per source partition, and its feature groups in order."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import item_activity
+from features.compiled import Row, Rows, compiled
+from features.item_activity import update as update_activity
+from features.item_activity import values as activity_values
+
+LAYOUT = 1
+MAX_PARTITIONS = 16
+
+ITEM_ROW = np.dtype(
+    [
+        ("layout", "u2"),
+        ("id", "u8"),
+        ("offsets", "i8", (MAX_PARTITIONS,)),  # of the last event included, by partition
+        ("activity", item_activity.FIELDS),
+    ],
+    align=True,
+)
+
+COLUMNS = (*item_activity.COLUMNS,)
+NAMES = tuple(name for name, *_ in COLUMNS)
+N_COLUMNS = len(COLUMNS)
+DEFAULTS = np.array([default for *_, default in COLUMNS], np.float32)
+
+
+def new_row() -> NDArray[np.void]:
+    """`(1,) ITEM_ROW` of a title that nobody has touched."""
+    row = np.zeros(1, ITEM_ROW)
+    row["layout"], row["offsets"] = LAYOUT, -1
+    return row
+
+
+@compiled
+def apply(row: Row, event: Row) -> bool:
+    """Takes one event in, exactly once; False when the row includes it already."""
+    partition = event["partition"]
+    if event["offset"] <= row["offsets"][partition]:
+        return False
+    row["offsets"][partition] = event["offset"]
+    update_activity(row["activity"], event)
+    return True
+
+
+@compiled
+def apply_all(
+    rows: Rows,
+    slots: NDArray[np.int64],
+    events: Rows,
+    effects: NDArray[np.uint8],
+) -> None:
+    """Takes `events` in order into `rows[slots]`; `effects`, `(n_events,) uint8`: 1 applied."""
+    for i in range(len(events)):
+        effects[i] = apply(rows[slots[i]], events[i])
+
+
+@compiled
+def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
+    """Writes all columns of a title into `out`, `(N_COLUMNS,) float32`. Pure."""
+    activity_values(row["activity"], now_ms, out)
+
+
+@compiled
+def values_of(rows: Rows, slots: NDArray[np.int64], now_ms: int, out: NDArray[np.float32]) -> None:
+    """Columns of `rows[slots]` into `out`, `(n_slots, N_COLUMNS) float32`. Pure."""
+    for i in range(len(slots)):
+        values(rows[slots[i]], now_ms, out[i])

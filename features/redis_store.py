@@ -1,0 +1,249 @@
+"""Rows in Redis, as the bytes they are.
+
+A fixed-width record makes the command a fixed-width record too: an `MSET` of n rows is one
+structured array (key, row and the protocol's punctuation), filled by NumPy and sent as it lies.
+No row becomes a Python object on the way out.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import redis
+import redis.asyncio
+import structlog
+from numpy.typing import NDArray
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from features.compiled import Rows, compiled
+from features.store import Table, rows_of
+
+MAX_ROWS_PER_COMMAND: Final = 256
+MAX_OUTSTANDING: Final = 3
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.02, 1.0
+HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
+HEX_DIGITS: Final = 16
+
+Command = list[Any]  # a command as it goes over the wire: bytes and memory views, in order
+
+LOST = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisConfig:
+    """How to reach Redis. `prefix` keeps deployments apart; options go to redis-py (TLS, ACL)."""
+
+    url: str
+    prefix: str = "headrace"
+    socket_timeout_s: float = 5.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def key_head(self, table: Table) -> bytes:
+        """What the keys of a table begin with; 16 hexadecimal digits of the id follow."""
+        return f"{self.prefix}:{table.letter}:".encode()
+
+
+class RedisLink:
+    """One connection that comes back by itself; commands are absolute, so they are sent again.
+
+    `servers_seen` rises whenever another Redis process answers: what was stored may be gone.
+    """
+
+    def __init__(self, config: RedisConfig, *, give_up_after_s: float | None = None) -> None:
+        self._client = redis.Redis.from_url(
+            config.url,
+            socket_timeout=config.socket_timeout_s,
+            socket_connect_timeout=config.socket_timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            **config.options,
+        )
+        self._give_up_after_s = give_up_after_s
+        self._connection: Any = None
+        self._run_id = ""
+        self.servers_seen = 0
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """Sends packed commands, answers in order; waits for a Redis that is away.
+
+        Raises redis.RedisError when Redis refuses a command (out of memory, no permission), or when
+        it is away for longer than `give_up_after_s`.
+        """
+        started = time.monotonic()
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            try:
+                return self._exchange(commands)
+            except LOST as error:
+                self._drop()
+                waited_s = time.monotonic() - started
+                if self._give_up_after_s is not None and waited_s >= self._give_up_after_s:
+                    raise
+                log.warning("redis_away", error=str(error), waited_s=round(waited_s, 2))
+                time.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+
+    def close(self) -> None:
+        """Gives the connection back and closes it."""
+        self._drop()
+        self._client.close()
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        connection = self._connected()
+        answers: list[Any] = []
+        for sent, command in enumerate(commands):
+            connection.send_packed_command(command)
+            if sent >= MAX_OUTSTANDING:
+                answers.append(connection.read_response())
+        while len(answers) < len(commands):
+            answers.append(connection.read_response())
+        return answers
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            run_id = self._client.info("server")["run_id"]
+            self._connection = self._client.connection_pool.get_connection()
+            if run_id != self._run_id:
+                self._run_id = run_id
+                self.servers_seen += 1
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._client.connection_pool.release(self._connection)
+            self._connection = None
+
+
+class RedisRowStore:
+    """The RowStore protocol over Redis: `MGET` and `MSET` of packed records."""
+
+    def __init__(self, link: RedisLink, table: Table, config: RedisConfig) -> None:
+        self.table = table
+        self._link = link
+        self._frames = Frames(config.key_head(table), table)
+
+    def read(self, ids: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.bool_]]:
+        """Rows of ids; see RowStore."""
+        records: list[bytes | None] = []
+        for answer in self._link.run([self._frames.mget(part) for part in parts(ids)]):
+            records.extend(answer)
+        return rows_of(records, ids, self.table)
+
+    def write(self, rows: Rows) -> None:
+        """Stores rows; see RowStore."""
+        self._link.run([self._frames.mset(part, i) for i, part in enumerate(parts(rows))])
+
+
+def parts(array: Rows) -> list[Rows]:
+    """The array in pieces of at most MAX_ROWS_PER_COMMAND."""
+    return [
+        array[start : start + MAX_ROWS_PER_COMMAND]
+        for start in range(0, len(array), MAX_ROWS_PER_COMMAND)
+    ]
+
+
+class Frames:
+    """Builds commands over rows of one table as they go over the wire (RESP)."""
+
+    def __init__(self, key_head: bytes, table: Table) -> None:
+        key_length = len(key_head) + HEX_DIGITS
+        row_bytes = table.dtype.itemsize
+        key_fields: list[tuple[str, str]] = [
+            ("key_mark", f"S{len(f'${key_length}') + 2}"),
+            ("key_head", f"S{len(key_head)}"),
+            ("id", f"V{HEX_DIGITS}"),
+            ("key_end", "S2"),
+        ]
+        self._key = np.zeros(1, np.dtype(key_fields))
+        self._key["key_mark"] = f"${key_length}\r\n".encode()
+        self._key["key_head"] = key_head
+        self._key["key_end"] = b"\r\n"
+        row_mark = f"${row_bytes}\r\n".encode()
+        self._row = np.zeros(
+            1,
+            np.dtype(
+                [
+                    ("key", self._key.dtype),
+                    ("row_mark", f"S{len(row_mark)}"),
+                    ("row", f"V{row_bytes}"),
+                    ("row_end", "S2"),
+                ]
+            ),
+        )
+        self._row["key"] = self._key
+        self._row["row_mark"] = row_mark
+        self._row["row_end"] = b"\r\n"
+
+        self._buffers: list[Rows] = []  # punctuation in place, one for each part of a write
+
+    def mget(self, ids: NDArray[np.uint64]) -> Command:
+        """`MGET` of the keys of `ids`."""
+        frame = np.repeat(self._key, len(ids))
+        frame["id"] = hexadecimal(ids)
+        return [b"*%d\r\n$4\r\nMGET\r\n" % (len(ids) + 1), frame.tobytes()]
+
+    def mset(self, rows: Rows, part: int) -> Command:
+        """`MSET` of `rows` under the keys of their ids, in the buffer of the `part` of a write."""
+        while part >= len(self._buffers):
+            self._buffers.append(np.repeat(self._row, MAX_ROWS_PER_COMMAND))
+        frame = self._buffers[part][: len(rows)]
+        frame["key"]["id"] = hexadecimal(rows["id"])
+        frame["row"] = rows.view(frame["row"].dtype)
+        return [b"*%d\r\n$4\r\nMSET\r\n" % (2 * len(rows) + 1), frame.view(np.uint8).data]
+
+
+def hexadecimal(ids: NDArray[np.uint64]) -> NDArray[np.void]:
+    """`(n,) V16`: the 16 lower-case hexadecimal digits of each id.
+
+    >>> hexadecimal(np.array([255], np.uint64)).tobytes()
+    b'00000000000000ff'
+    """
+    digits = np.empty((len(ids), HEX_DIGITS), np.uint8)
+    write_hexadecimal(ids, HEX, digits)
+    return digits.view(f"V{HEX_DIGITS}").reshape(-1)
+
+
+@compiled
+def write_hexadecimal(
+    ids: NDArray[np.uint64], alphabet: NDArray[np.uint8], out: NDArray[np.uint8]
+) -> None:
+    """Digits of `ids` into `out`, `(n, 16) uint8`."""
+    for i in range(len(ids)):
+        for digit in range(16):
+            shift = np.uint64(60 - 4 * digit)
+            out[i, digit] = alphabet[(ids[i] >> shift) & np.uint64(15)]
+
+
+class AsyncRowReader:
+    """One row at a time for a server: a deadline, no retry; absence and failure are different."""
+
+    def __init__(self, config: RedisConfig, table: Table, *, timeout_s: float = 0.03) -> None:
+        self._client = redis.asyncio.Redis.from_url(
+            config.url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=None,
+            **config.options,
+        )
+        self._head = config.key_head(table)
+        self._table = table
+
+    async def read(self, id_: int) -> Rows | None:
+        """`(1,)` row of an id, None where it has none.
+
+        Raises redis.RedisError, at the latest after the time-out.
+        """
+        record: Any = await self._client.get(self._head + b"%016x" % id_)
+        if record is None:
+            return None
+        rows, found = rows_of([record], np.array([id_], np.uint64), self._table)
+        return rows if found[0] else None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()

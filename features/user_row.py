@@ -1,0 +1,106 @@
+"""The record of a viewer: position, deduplication, and the feature groups in their order.
+
+The same bytes are the state of the flow, the value in Redis and what the server reads.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features import user_activity, user_taste, viewing_state
+from features.compiled import Row, Rows, compiled
+from features.user_activity import update as update_activity
+from features.user_activity import values as activity_values
+from features.user_taste import update as update_taste
+from features.user_taste import values as taste_values
+from features.viewing_state import update as update_viewing
+from features.viewing_state import values as viewing_values
+
+LAYOUT = 1
+N_REMEMBERED = 32  # a second event with the id of one of a viewer's last 32 events has no effect
+
+USER_ROW = np.dtype(
+    [
+        ("layout", "u2"),
+        ("partition", "i2"),  # of the log, where this viewer's events lie; -1 before the first
+        ("next_remembered", "i4"),
+        ("id", "u8"),
+        ("offset", "i8"),  # of the last event included
+        ("logged_at_ms", "i8"),  # when the log received that event
+        ("remembered_events", "u8", (N_REMEMBERED,)),
+        ("remembered_offsets", "i8", (N_REMEMBERED,)),
+        ("activity", user_activity.FIELDS),
+        ("taste", user_taste.FIELDS),
+        ("viewing", viewing_state.FIELDS),
+    ],
+    align=True,
+)
+
+COLUMNS = (*user_activity.COLUMNS, *user_taste.COLUMNS, *viewing_state.COLUMNS)
+NAMES = tuple(name for name, *_ in COLUMNS)
+N_COLUMNS = len(COLUMNS)
+_TASTE_AT = len(user_activity.COLUMNS)
+_VIEWING_AT = _TASTE_AT + len(user_taste.COLUMNS)
+
+# What became of an event.
+DUPLICATE, REPLAYED, APPLIED = 0, 1, 2
+
+
+def new_row() -> NDArray[np.void]:
+    """`(1,) USER_ROW` of a viewer of whom nothing is known."""
+    row = np.zeros(1, USER_ROW)
+    row["layout"], row["partition"], row["offset"] = LAYOUT, -1, -1
+    return row
+
+
+@compiled
+def apply(row: Row, event: Row) -> int:
+    """Takes one event in, exactly once; says whether it is APPLIED, REPLAYED or a DUPLICATE.
+
+    A replayed original leaves the row as it is, yet must still reach its title's row.
+    """
+    same_log = row["partition"] == event["partition"]
+    if same_log and event["offset"] <= row["offset"]:
+        return DUPLICATE if _was_duplicate(row, event) else REPLAYED
+    row["partition"] = event["partition"]
+    row["offset"] = event["offset"]
+    row["logged_at_ms"] = event["logged_at_ms"]
+    for remembered in row["remembered_events"]:
+        if remembered == event["event"]:
+            return DUPLICATE
+    place = row["next_remembered"]
+    row["remembered_events"][place] = event["event"]
+    row["remembered_offsets"][place] = event["offset"]
+    row["next_remembered"] = (place + 1) % N_REMEMBERED
+    update_activity(row["activity"], event)
+    update_taste(row["taste"], event)
+    update_viewing(row["viewing"], event)
+    return APPLIED
+
+
+@compiled
+def _was_duplicate(row: Row, event: Row) -> bool:
+    """Whether the row remembers this event id from another place in the log."""
+    for i in range(N_REMEMBERED):
+        if row["remembered_events"][i] == event["event"]:
+            return bool(row["remembered_offsets"][i] != event["offset"])
+    return False
+
+
+@compiled
+def apply_all(
+    rows: Rows,
+    slots: NDArray[np.int64],
+    events: Rows,
+    effects: NDArray[np.uint8],
+) -> None:
+    """Takes `events` in order into `rows[slots]`; fills `effects`, `(n_events,) uint8`."""
+    for i in range(len(events)):
+        effects[i] = apply(rows[slots[i]], events[i])
+
+
+@compiled
+def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
+    """Writes all columns of a viewer into `out`, `(N_COLUMNS,) float32`. Pure."""
+    activity_values(row["activity"], now_ms, out[:_TASTE_AT])
+    taste_values(row["taste"], now_ms, out[_TASTE_AT:_VIEWING_AT])
+    viewing_values(row["viewing"], now_ms, out[_VIEWING_AT:])

@@ -1,0 +1,1 @@
+"""Settings, composition, entry points and embedded servers."""

@@ -1,0 +1,1 @@
+"""Datasets, replay, simulation, training and evaluation."""

@@ -1,0 +1,187 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class InteractionType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INTERACTION_TYPE_UNSPECIFIED: _ClassVar[InteractionType]
+    INTERACTION_TYPE_IMPRESSION: _ClassVar[InteractionType]
+    INTERACTION_TYPE_CLICK: _ClassVar[InteractionType]
+    INTERACTION_TYPE_PLAY: _ClassVar[InteractionType]
+    INTERACTION_TYPE_PROGRESS: _ClassVar[InteractionType]
+    INTERACTION_TYPE_COMPLETE: _ClassVar[InteractionType]
+    INTERACTION_TYPE_LIKE: _ClassVar[InteractionType]
+    INTERACTION_TYPE_DISLIKE: _ClassVar[InteractionType]
+    INTERACTION_TYPE_RATE: _ClassVar[InteractionType]
+    INTERACTION_TYPE_SKIP: _ClassVar[InteractionType]
+    INTERACTION_TYPE_ADD: _ClassVar[InteractionType]
+    INTERACTION_TYPE_SHARE: _ClassVar[InteractionType]
+    INTERACTION_TYPE_SEARCH: _ClassVar[InteractionType]
+
+class Device(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DEVICE_UNSPECIFIED: _ClassVar[Device]
+    DEVICE_TV: _ClassVar[Device]
+    DEVICE_PHONE: _ClassVar[Device]
+    DEVICE_TABLET: _ClassVar[Device]
+    DEVICE_WEB: _ClassVar[Device]
+
+class Page(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PAGE_UNSPECIFIED: _ClassVar[Page]
+    PAGE_HOME: _ClassVar[Page]
+    PAGE_CATEGORY: _ClassVar[Page]
+    PAGE_ITEM: _ClassVar[Page]
+    PAGE_SEARCH: _ClassVar[Page]
+INTERACTION_TYPE_UNSPECIFIED: InteractionType
+INTERACTION_TYPE_IMPRESSION: InteractionType
+INTERACTION_TYPE_CLICK: InteractionType
+INTERACTION_TYPE_PLAY: InteractionType
+INTERACTION_TYPE_PROGRESS: InteractionType
+INTERACTION_TYPE_COMPLETE: InteractionType
+INTERACTION_TYPE_LIKE: InteractionType
+INTERACTION_TYPE_DISLIKE: InteractionType
+INTERACTION_TYPE_RATE: InteractionType
+INTERACTION_TYPE_SKIP: InteractionType
+INTERACTION_TYPE_ADD: InteractionType
+INTERACTION_TYPE_SHARE: InteractionType
+INTERACTION_TYPE_SEARCH: InteractionType
+DEVICE_UNSPECIFIED: Device
+DEVICE_TV: Device
+DEVICE_PHONE: Device
+DEVICE_TABLET: Device
+DEVICE_WEB: Device
+PAGE_UNSPECIFIED: Page
+PAGE_HOME: Page
+PAGE_CATEGORY: Page
+PAGE_ITEM: Page
+PAGE_SEARCH: Page
+
+class Position(_message.Message):
+    __slots__ = ("topic", "partition", "offset")
+    TOPIC_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    topic: str
+    partition: int
+    offset: int
+    def __init__(self, topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class Context(_message.Message):
+    __slots__ = ("device", "page", "region")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    device: Device
+    page: Page
+    region: str
+    def __init__(self, device: _Optional[_Union[Device, str]] = ..., page: _Optional[_Union[Page, str]] = ..., region: _Optional[str] = ...) -> None: ...
+
+class Interaction(_message.Message):
+    __slots__ = ("event_id", "user_id", "profile_id", "item_id", "session_id", "type", "occurred_at_ms", "request_id", "slot", "watch_position_s", "watch_duration_s", "rating", "context")
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    OCCURRED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    WATCH_POSITION_S_FIELD_NUMBER: _ClassVar[int]
+    WATCH_DURATION_S_FIELD_NUMBER: _ClassVar[int]
+    RATING_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    event_id: str
+    user_id: str
+    profile_id: str
+    item_id: str
+    session_id: str
+    type: InteractionType
+    occurred_at_ms: int
+    request_id: str
+    slot: int
+    watch_position_s: float
+    watch_duration_s: float
+    rating: float
+    context: Context
+    def __init__(self, event_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., item_id: _Optional[str] = ..., session_id: _Optional[str] = ..., type: _Optional[_Union[InteractionType, str]] = ..., occurred_at_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., slot: _Optional[int] = ..., watch_position_s: _Optional[float] = ..., watch_duration_s: _Optional[float] = ..., rating: _Optional[float] = ..., context: _Optional[_Union[Context, _Mapping]] = ...) -> None: ...
+
+class SlateSlot(_message.Message):
+    __slots__ = ("item_id", "source", "arm", "propensity", "score", "cause_item_id", "features")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    source: str
+    arm: str
+    propensity: float
+    score: float
+    cause_item_id: str
+    features: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, item_id: _Optional[str] = ..., source: _Optional[str] = ..., arm: _Optional[str] = ..., propensity: _Optional[float] = ..., score: _Optional[float] = ..., cause_item_id: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Impression(_message.Message):
+    __slots__ = ("request_id", "user_id", "profile_id", "session_id", "served_at_ms", "context", "slots", "bundle_version", "feature_version", "included", "degraded", "n_candidates")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    SERVED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INCLUDED_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    N_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    user_id: str
+    profile_id: str
+    session_id: str
+    served_at_ms: int
+    context: Context
+    slots: _containers.RepeatedCompositeFieldContainer[SlateSlot]
+    bundle_version: str
+    feature_version: str
+    included: _containers.RepeatedCompositeFieldContainer[Position]
+    degraded: _containers.RepeatedScalarFieldContainer[str]
+    n_candidates: int
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[SlateSlot, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., feature_version: _Optional[str] = ..., included: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., n_candidates: _Optional[int] = ...) -> None: ...
+
+class CatalogItem(_message.Message):
+    __slots__ = ("item_id", "title", "year", "genres", "overview", "director", "cast", "runtime_min", "language", "certification", "available_from_ms", "removed")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    YEAR_FIELD_NUMBER: _ClassVar[int]
+    GENRES_FIELD_NUMBER: _ClassVar[int]
+    OVERVIEW_FIELD_NUMBER: _ClassVar[int]
+    DIRECTOR_FIELD_NUMBER: _ClassVar[int]
+    CAST_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_MIN_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATION_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    title: str
+    year: int
+    genres: _containers.RepeatedScalarFieldContainer[str]
+    overview: str
+    director: str
+    cast: _containers.RepeatedScalarFieldContainer[str]
+    runtime_min: int
+    language: str
+    certification: str
+    available_from_ms: int
+    removed: bool
+    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., year: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ..., overview: _Optional[str] = ..., director: _Optional[str] = ..., cast: _Optional[_Iterable[str]] = ..., runtime_min: _Optional[int] = ..., language: _Optional[str] = ..., certification: _Optional[str] = ..., available_from_ms: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...

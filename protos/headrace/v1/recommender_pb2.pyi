@@ -1,0 +1,121 @@
+from headrace.v1 import events_pb2 as _events_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RecommendRequest(_message.Message):
+    __slots__ = ("user_id", "profile_id", "session_id", "count", "context", "exclude_item_ids", "genres", "after", "wait_ms", "request_id", "debug")
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    GENRES_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DEBUG_FIELD_NUMBER: _ClassVar[int]
+    user_id: str
+    profile_id: str
+    session_id: str
+    count: int
+    context: _events_pb2.Context
+    exclude_item_ids: _containers.RepeatedScalarFieldContainer[str]
+    genres: _containers.RepeatedScalarFieldContainer[str]
+    after: _events_pb2.Position
+    wait_ms: int
+    request_id: str
+    debug: bool
+    def __init__(self, user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., count: _Optional[int] = ..., context: _Optional[_Union[_events_pb2.Context, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., genres: _Optional[_Iterable[str]] = ..., after: _Optional[_Union[_events_pb2.Position, _Mapping]] = ..., wait_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., debug: _Optional[bool] = ...) -> None: ...
+
+class RecommendResponse(_message.Message):
+    __slots__ = ("request_id", "items", "freshness", "degraded", "bundle_version", "n_candidates")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    N_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
+    freshness: Freshness
+    degraded: _containers.RepeatedScalarFieldContainer[str]
+    bundle_version: str
+    n_candidates: int
+    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., degraded: _Optional[_Iterable[str]] = ..., bundle_version: _Optional[str] = ..., n_candidates: _Optional[int] = ...) -> None: ...
+
+class RecommendedItem(_message.Message):
+    __slots__ = ("item_id", "title", "score", "source", "cause_item_id", "cause_title", "reason", "features")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_TITLE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    title: str
+    score: float
+    source: str
+    cause_item_id: str
+    cause_title: str
+    reason: str
+    features: _containers.ScalarMap[str, float]
+    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., score: _Optional[float] = ..., source: _Optional[str] = ..., cause_item_id: _Optional[str] = ..., cause_title: _Optional[str] = ..., reason: _Optional[str] = ..., features: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class Freshness(_message.Message):
+    __slots__ = ("after_included", "included", "state_age_ms", "items_age_ms", "waited_ms")
+    AFTER_INCLUDED_FIELD_NUMBER: _ClassVar[int]
+    INCLUDED_FIELD_NUMBER: _ClassVar[int]
+    STATE_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    WAITED_MS_FIELD_NUMBER: _ClassVar[int]
+    after_included: bool
+    included: _containers.RepeatedCompositeFieldContainer[_events_pb2.Position]
+    state_age_ms: int
+    items_age_ms: int
+    waited_ms: int
+    def __init__(self, after_included: _Optional[bool] = ..., included: _Optional[_Iterable[_Union[_events_pb2.Position, _Mapping]]] = ..., state_age_ms: _Optional[int] = ..., items_age_ms: _Optional[int] = ..., waited_ms: _Optional[int] = ...) -> None: ...
+
+class SimilarItemsRequest(_message.Message):
+    __slots__ = ("item_id", "count")
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    item_id: str
+    count: int
+    def __init__(self, item_id: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
+
+class SimilarItemsResponse(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
+    def __init__(self, items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ...) -> None: ...
+
+class TrendingRequest(_message.Message):
+    __slots__ = ("count", "genres")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    GENRES_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    genres: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, count: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TrendingResponse(_message.Message):
+    __slots__ = ("items", "items_age_ms")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
+    items_age_ms: int
+    def __init__(self, items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., items_age_ms: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Answers: retrieve, hydrate, filter, score, select, record."""

@@ -1,0 +1,1 @@
+"""Dataflows: one file each, from the log to served state."""
