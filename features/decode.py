@@ -30,7 +30,7 @@ from features.events import (
     Interaction,
     problem_with,
 )
-from features.ids import hash_range, id_hash, viewer_hash, with_profile
+from features.ids import hash_range, id_hash, key_hash, murmur2, viewer_hash, with_profile
 from features.log import CONTENT_TYPE, JSON_TYPE
 from features.vocabulary import N_TYPES, Device, EventType, Page
 
@@ -39,6 +39,7 @@ MAX_FAST_BYTES = 4_096
 
 _VARINT, _STRING, _FIXED32 = 0, 2, 5  # wire types
 MAX_TAG = np.uint64((1 << 32) - 1)
+USER = 2
 CONTEXT = 13  # the last field of an Interaction; what stands behind it is newer than this code
 DEVICE_TAG, PAGE_TAG, REGION_TAG = (1 << 3) | _VARINT, (2 << 3) | _VARINT, (3 << 3) | _STRING
 N_DEVICES, N_PAGES = len(Device), len(Page)
@@ -119,6 +120,7 @@ def _says_json(record: Record) -> bool:
 def fill_event(interaction: Interaction, event: Row) -> None:
     """Writes a valid interaction into an EVENT record; log position and times of the log stay."""
     event["user"] = viewer_hash(interaction.user_id, interaction.profile_id)
+    event["key_hash"] = key_hash(interaction.user_id)
     event["item"] = id_hash(interaction.item_id)
     event["event"] = id_hash(interaction.event_id)
     event["session"] = id_hash(interaction.session_id)
@@ -197,6 +199,8 @@ def _take_string(
         if stop - at > MAX_ID_BYTES or not _is_ascii(buffer, at, stop):
             return -1
         ids[number] = hash_range(buffer, at, stop)
+        if number == USER:
+            event["key_hash"] = murmur2(buffer, at, stop)
     elif number == CONTEXT:
         if not _scan_context(buffer, at, stop, event):
             return -1

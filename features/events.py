@@ -36,6 +36,7 @@ EVENT = np.dtype(
         ("offset", "i8"),
         ("genres", "u4"),  # of the item, from the catalogue; 0 where unknown
         ("region", "u4"),
+        ("key_hash", "u4"),  # of the account: which partition it belongs to
         ("watch_position_s", "f4"),
         ("watch_duration_s", "f4"),
         ("rating", "f4"),  # 0..10, or NO_RATING

@@ -33,6 +33,11 @@ class IdMap:
         find_all(self._keys, self._slots, ids, slots)
         return slots
 
+    def ids(self) -> NDArray[np.uint64]:
+        """`(n,) uint64` ids in the map, in no particular order."""
+        ids: NDArray[np.uint64] = self._keys[self._keys != 0]
+        return ids
+
     def insert(self, ids: NDArray[np.uint64], slots: NDArray[np.int64]) -> None:
         """Puts distinct ids, none of them in the map, at slots."""
         if self._count + len(ids) > self.capacity:

@@ -75,3 +75,45 @@ def viewer_hash(user_id: str, profile_id: str = "") -> int:
 def id_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
     """`(n,) uint64` ids of textual ids."""
     return np.fromiter((id_hash(text) for text in texts), np.uint64)
+
+
+@compiled
+def murmur2(buffer: NDArray[np.uint8], start: int, end: int) -> np.uint32:
+    """Non-negative 31-bit hash by which Kafka's own producers place a key.
+
+    MurmurHash2 with the seed of `org.apache.kafka.common.utils.Utils.murmur2`, sign bit cleared.
+    """
+    m = np.uint32(0x5BD1E995)
+    h = np.uint32(0x9747B28C) ^ np.uint32(end - start)
+    at = start
+    while end - at >= 4:
+        k = np.uint32(buffer[at]) | (np.uint32(buffer[at + 1]) << np.uint32(8))
+        k |= np.uint32(buffer[at + 2]) << np.uint32(16)
+        k |= np.uint32(buffer[at + 3]) << np.uint32(24)
+        k = np.uint32(k * m)
+        k ^= k >> np.uint32(24)
+        k = np.uint32(k * m)
+        h = np.uint32(h * m) ^ k
+        at += 4
+    left = end - at
+    if left >= 3:
+        h ^= np.uint32(buffer[at + 2]) << np.uint32(16)
+    if left >= 2:
+        h ^= np.uint32(buffer[at + 1]) << np.uint32(8)
+    if left >= 1:
+        h ^= np.uint32(buffer[at])
+        h = np.uint32(h * m)
+    h ^= h >> np.uint32(13)
+    h = np.uint32(h * m)
+    h ^= h >> np.uint32(15)
+    return np.uint32(h & np.uint32(0x7FFFFFFF))
+
+
+def key_hash(key: str) -> int:
+    """`murmur2` of a textual key.
+
+    >>> key_hash("21"), key_hash("foobar")
+    (1173551340, 1357151166)
+    """
+    data = np.frombuffer(key.encode(), np.uint8)
+    return int(murmur2(data, 0, len(data)))

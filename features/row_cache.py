@@ -25,6 +25,7 @@ class RowCache:
         self._epoch = SETTLED_EPOCHS
         self._used = 0
         self._hand = 0
+        self._loaded: list[NDArray[np.int64]] = []
         self.loads = 0
         self.evictions = 0
 
@@ -42,6 +43,11 @@ class RowCache:
         self._touched[slots] = self._epoch
         return slots
 
+    def take_loaded(self) -> NDArray[np.int64]:
+        """Slots that got another row since the last call."""
+        loaded, self._loaded = self._loaded, []
+        return np.concatenate([np.empty(0, np.int64), *loaded])
+
     def next_epoch(self) -> None:
         """Tells that everything of the epoch before last has reached the store."""
         self._epoch += 1
@@ -57,6 +63,7 @@ class RowCache:
         self.rows[slots] = rows
         self._touched[slots] = self._epoch
         self._map.insert(ids, slots)
+        self._loaded.append(slots)
         self.loads += len(ids)
 
     def _free_slots(self, count: int) -> NDArray[np.int64]:

@@ -15,7 +15,6 @@ Linux and macOS; not Windows.
 import contextlib
 import importlib.util
 import os
-import re
 import secrets
 import socket
 import subprocess
@@ -23,10 +22,11 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, ClassVar, Self, cast
 
 import redis
 from confluent_kafka import KafkaException
@@ -48,6 +48,10 @@ _KILL_TIMEOUT_S = 10.0
 
 class StartError(RuntimeError):
     """A child process ended, or did not answer in time; says where its log is and how it ends."""
+
+
+class PortTakenError(StartError):
+    """A server could not start because another process has its port."""
 
 
 def running() -> bool:
@@ -97,11 +101,14 @@ class ChildServer:
 
     @property
     def directory(self) -> Path:
-        """Where the server keeps its log file and its data."""
+        """Where the server keeps its log file and its data; a temporary one, from start to close.
+
+        Raises RuntimeError before and after that.
+        """
         if self._directory is not None:
             return self._directory
         if self._temporary is None:
-            self._temporary = TemporaryDirectory(prefix=f"headrace-{self.name}-")
+            raise RuntimeError(f"{self.name} has its temporary directory from start to close only")
         return Path(self._temporary.name)
 
     @property
@@ -130,11 +137,10 @@ class ChildServer:
 
         Raises StartError, with the end of its log, where it ends first or takes too long.
         """
-        if self.is_alive():
-            raise RuntimeError(f"{self.name} runs already, as process {self.pid}")
+        self._refuse_second_start()
         self.kill()  # closes the pipe of a run that ended by itself
-        self._spawn()
         try:
+            self._spawn()
             self._await_ready()
         except BaseException:
             self.stop()
@@ -194,12 +200,22 @@ class ChildServer:
             log.seek(max(self._log_start, size - LOG_TAIL_BYTES))
             return log.read().decode(errors="replace").strip()
 
+    def _refuse_second_start(self) -> None:
+        if self.is_alive():
+            raise RuntimeError(f"{self.name} runs already, as process {self.pid}")
+
+    def _make_directory(self) -> None:
+        if self._directory is not None:
+            self._directory.mkdir(parents=True, exist_ok=True)
+        elif self._temporary is None:
+            self._temporary = TemporaryDirectory(prefix=f"headrace-{self.name}-")
+
     def _spawn(self) -> None:
         """Start the keeper, which starts the child, and learn the child's process id.
 
         The pipe to the keeper is inherited by no other child: Python opens it close-on-exec.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_directory()
         command = [sys.executable, "-I", "-S", keeper.__file__, str(self._stop_grace_s)]
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
@@ -255,6 +271,8 @@ class LoopbackServer(ChildServer, ABC):
     is this very process.
     """
 
+    port_count: ClassVar[int] = 1  # `port` and as many neighbours as the server needs
+
     def __init__(
         self,
         name: str,
@@ -264,12 +282,19 @@ class LoopbackServer(ChildServer, ABC):
         *,
         choose_port: Callable[[], int] | None = None,
         start_timeout_s: float = 30.0,
+        stop_grace_s: float = 10.0,
     ) -> None:
         super().__init__(
-            name, [], self._answers_its_owner, directory, env, start_timeout_s=start_timeout_s
+            name,
+            [],
+            self._answers_its_owner,
+            directory,
+            env,
+            start_timeout_s=start_timeout_s,
+            stop_grace_s=stop_grace_s,
         )
         self.port = port
-        self._choose_port = choose_port or free_port
+        self._choose_port = choose_port or partial(free_port, self.port_count)
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -282,16 +307,18 @@ class LoopbackServer(ChildServer, ABC):
     def start(self) -> Self:
         """Start the server on its port and return when it answers.
 
-        Raises StartError; where the port was not chosen by the caller, only after some others.
+        Raises StartError; PortTakenError where that is the reason, and then, if the port was to
+        be chosen, only after several choices.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self._refuse_second_start()
+        self._make_directory()
         attempts_left = 1 if self.port else _PORT_ATTEMPTS
         while True:
             attempts_left -= 1
             try:
                 return self._start_on(self.port or self._choose_port())
-            except StartError:
-                if attempts_left == 0 or not self._port_was_taken():
+            except PortTakenError:
+                if attempts_left == 0:
                     raise
 
     def _start_on(self, port: int) -> Self:
@@ -300,12 +327,11 @@ class LoopbackServer(ChildServer, ABC):
         try:
             self.argv = self.command()
             return super().start()
-        except StartError:
+        except StartError as error:
             self.port = before
-            raise
-
-    def _port_was_taken(self) -> bool:
-        return re.search(r"address (already )?in use", self.log_tail(), re.IGNORECASE) is not None
+            if _are_free(port, self.port_count):
+                raise
+            raise PortTakenError(f"port {port} of {LOOPBACK} is taken; {error}") from error
 
     def _answers_its_owner(self) -> bool:
         """Ask only where something listens: clients complain loudly about refused connections."""
@@ -328,7 +354,14 @@ class EmbeddedBroker(LoopbackServer):
         choose_port: Callable[[], int] | None = None,
     ) -> None:
         env = {"RUST_LOG": "warn", "NO_COLOR": "1"}
-        super().__init__("broker", directory, port, env, choose_port=choose_port)
+        super().__init__(
+            "broker",
+            directory,
+            port,
+            env,
+            choose_port=choose_port,
+            stop_grace_s=0.2,  # it waits 5 s for connected clients, and has nothing to save
+        )
         self.cluster_id = ""
 
     @property
@@ -423,7 +456,7 @@ def packaged_binary(package: str, path: str, distribution: str) -> Path:
 def free_port(count: int = 1) -> int:
     """The first of `count` neighbouring loopback ports that nobody listens on at this moment."""
     for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
-        if all(_is_free(port + offset) for offset in range(count)):
+        if _are_free(port, count):
             return port
     raise OSError(f"no free port on {LOOPBACK} within {_PORTS.start}..{_PORTS.stop - 1}")
 
@@ -433,6 +466,11 @@ def is_listening(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1.0)
         return client.connect_ex((LOOPBACK, port)) == 0
+
+
+def _are_free(first_port: int, count: int) -> bool:
+    """Whether servers could listen on `count` loopback ports from `first_port` on now."""
+    return all(_is_free(first_port + offset) for offset in range(count))
 
 
 def _is_free(port: int) -> bool:

@@ -20,6 +20,7 @@ from infra.embedded import (
     EmbeddedBroker,
     EmbeddedRedis,
     LoopbackServer,
+    PortTakenError,
     StartError,
     broker_cluster_id,
     free_port,
@@ -145,13 +146,15 @@ def test_server_refuses_a_configured_port_that_is_taken(
     server_class: ServerClass, taken_port: int, tmp_path: Path
 ) -> None:
     server: LoopbackServer = server_class(tmp_path, taken_port)
-    with pytest.raises(StartError, match=r"(?is)did not start: it ended .*address.* in use"):
+    with pytest.raises(
+        PortTakenError, match=f"port {taken_port} of 127.0.0.1 is taken; {server.name}"
+    ):
         server.start()
     assert not server.is_alive()
 
 
 def test_another_server_on_the_port_is_not_mistaken_for_ours() -> None:
-    with EmbeddedRedis() as other, pytest.raises(StartError, match="in use"):
+    with EmbeddedRedis() as other, pytest.raises(PortTakenError, match="in use"):
         EmbeddedRedis(port=other.port).__enter__()
 
 
@@ -252,16 +255,16 @@ def test_command_that_does_not_exist_is_named() -> None:
 
 def test_command_gets_its_environment_and_loses_its_input(tmp_path: Path) -> None:
     script = shell('cat; echo "shard $SHARD"; exec sleep 600')
-    server = ChildServer("worker", script, directory=tmp_path, env={"SHARD": "7"})
-    server._ready = lambda: server.log_tail() == "shard 7"
+    server = ChildServer(
+        "worker", script, lambda: server.log_tail() == "shard 7", tmp_path, {"SHARD": "7"}
+    )
     with server:
         assert server.is_alive()
 
 
 def test_command_that_ignores_the_request_to_stop_is_killed_after_the_grace() -> None:
     script = shell("trap '' TERM; echo deaf; while :; do sleep 600; done")
-    server = ChildServer("deaf", script, stop_grace_s=0.05)
-    server._ready = lambda: server.log_tail() == "deaf"
+    server = ChildServer("deaf", script, lambda: server.log_tail() == "deaf", stop_grace_s=0.05)
     with server:
         server.stop()
         assert server.exit_status == KILLED
@@ -269,8 +272,7 @@ def test_command_that_ignores_the_request_to_stop_is_killed_after_the_grace() ->
 
 def test_request_to_stop_lets_the_command_finish_its_work() -> None:
     script = shell("trap 'echo drained; exit 0' TERM; echo up; while :; do sleep 0.01; done")
-    server = ChildServer("polite", script)
-    server._ready = lambda: server.log_tail() == "up"
+    server = ChildServer("polite", script, lambda: server.log_tail() == "up")
     with server:
         server.stop()
         assert server.exit_status == 0
@@ -278,8 +280,8 @@ def test_request_to_stop_lets_the_command_finish_its_work() -> None:
 
 
 def test_children_of_the_command_end_with_it() -> None:
-    server = ChildServer("parent", shell("sleep 600 & echo $!; wait"))
-    server._ready = lambda: server.log_tail() != ""
+    script = shell("sleep 600 & echo $!; wait")
+    server = ChildServer("parent", script, lambda: server.log_tail() != "")
     with server:
         grandchild = psutil.Process(int(server.log_tail()))
         server.kill()
@@ -291,6 +293,8 @@ def test_temporary_directory_goes_with_the_server_and_a_given_one_stays(tmp_path
         assert temporary.log_path.exists()
         folder = temporary.directory
     assert not folder.exists()
+    with pytest.raises(RuntimeError, match="from start to close only"):
+        assert temporary.log_path
     assert given.log_path == tmp_path / "redis.log"
     assert given.log_path.exists()
 

@@ -8,7 +8,6 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from infra.embedded import LOOPBACK, free_port
 from infra.topics import (
-    BROKER_DEFAULT_REPLICATION,
     CATALOG,
     DEAD_LETTERS,
     IMPRESSIONS,
@@ -194,7 +193,3 @@ def test_catalog_and_models_keep_the_newest_record_of_every_key() -> None:
 def test_topic_that_is_not_there_counts_as_none() -> None:
     with pytest.raises(TopicError, match="topic models must have 1 partitions; got 0"):
         check_partitions([Topic(MODELS, 1)], {})
-
-
-def test_replication_is_left_to_the_broker_unless_it_is_given() -> None:
-    assert BROKER_DEFAULT_REPLICATION == -1

@@ -1,0 +1,113 @@
+"""The catalogue of features: every column of a model, in the order that training and serving share.
+
+Plain tuples over what the feature groups say about themselves. The hot path reads them too, so
+neither Feast nor a Kafka client is imported here.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from features import item_activity, item_row, user_activity, user_row, user_taste, viewing_state
+from features.ids import id_hash
+
+Entity = Literal["user", "item"]
+Described = tuple[str, str, str, float]  # name, unit, description, default
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One float32 feature; `default` is what a row of which nothing is known has."""
+
+    name: str
+    unit: str
+    description: str
+    default: float
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The columns of one feature group, which stand side by side among those of its row.
+
+    >>> view_named("user_taste").columns[0].name
+    'user_taste_action'
+    """
+
+    name: str
+    entity: Entity
+    description: str
+    start: int  # place of its first column in `values(row, ...)` of the entity's row
+    columns: tuple[Column, ...]
+
+    @property
+    def places(self) -> slice:
+        """Where its columns stand among all columns of the entity's row."""
+        return slice(self.start, self.start + len(self.columns))
+
+
+def _columns(described: Iterable[Described]) -> tuple[Column, ...]:
+    return tuple(Column(*column) for column in described)
+
+
+def _views(entity: Entity, *groups: tuple[str, tuple[Described, ...], str]) -> Iterator[View]:
+    """The views of an entity's groups, in the order in which its row has them."""
+    start = 0
+    for name, described, description in groups:
+        yield View(name, entity, description, start, _columns(described))
+        start += len(described)
+
+
+USER_COLUMNS = _columns(user_row.COLUMNS)
+ITEM_COLUMNS = _columns(item_row.COLUMNS)
+
+VIEWS = (
+    *_views(
+        "user",
+        (
+            "user_activity",
+            user_activity.COLUMNS,
+            "What a viewer did lately: counts over windows, session, ratings given.",
+        ),
+        (
+            "user_taste",
+            user_taste.COLUMNS,
+            "What a viewer likes: genres and years, decayed over time.",
+        ),
+        (
+            "viewing_state",
+            viewing_state.COLUMNS,
+            "How a viewer leaves titles: in progress, watched, abandoned.",
+        ),
+    ),
+    *_views(
+        "item",
+        (
+            "item_activity",
+            item_activity.COLUMNS,
+            "What viewers do with a title: counts over windows, smoothed rates, velocity.",
+        ),
+    ),
+)
+
+
+def view_named(name: str) -> View:
+    """The view of a name. Raises KeyError, naming those there are."""
+    for view in VIEWS:
+        if view.name == name:
+            return view
+    raise KeyError(
+        f"feature view must be one of {', '.join(view.name for view in VIEWS)}; got {name}"
+    )
+
+
+@cache
+def feature_version() -> str:
+    """Sixteen hexadecimal digits that change with any column, with their order, or with a layout.
+
+    The same in every process and on every machine. A model that was trained on one version must
+    not be fed another.
+    """
+    layouts = f"user:{user_row.LAYOUT},item:{item_row.LAYOUT}"
+    names = ",".join(column.name for column in (*USER_COLUMNS, *ITEM_COLUMNS))
+    return f"{id_hash(f'{layouts};{names}'):016x}"

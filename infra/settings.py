@@ -1,0 +1,76 @@
+"""Every setting of Headrace, read from the environment here and nowhere else.
+
+`HEADRACE_KAFKA__BOOTSTRAP=10.0.0.5:9092` sets `settings.kafka.bootstrap`; a section's fields stand
+behind two underscores. `headrace settings` prints what is in force.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from features.log import LogConfig
+from features.redis_store import RedisConfig
+from serving.server import ServingSettings
+
+
+class KafkaSettings(BaseModel):
+    """The log. Without `bootstrap` an embedded broker is started where one is needed."""
+
+    bootstrap: str = Field("", description="host:port,... of the brokers; empty: embedded")
+    prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]*$", description="in front of topic names")
+    partitions: int = Field(4, ge=1, le=16, description="of topics keyed by user, at creation")
+    options: dict[str, str] = Field(
+        default_factory=dict, description="librdkafka properties as JSON: SASL, TLS"
+    )
+
+    def log_config(self) -> LogConfig:
+        """How to reach the log."""
+        return LogConfig(self.bootstrap, self.options)
+
+
+class RedisSettings(BaseModel):
+    """The store of rows. Without `url` an embedded Redis is started where one is needed."""
+
+    url: str = Field("", description="redis:// or rediss:// URL; empty: embedded")
+    prefix: str = Field("headrace", pattern=r"^[a-zA-Z0-9._-]+$", description="in front of keys")
+    options: dict[str, Any] = Field(default_factory=dict, description="redis-py options as JSON")
+
+    def config(self) -> RedisConfig:
+        """How to reach Redis."""
+        return RedisConfig(self.url, self.prefix, options=self.options)
+
+
+class StreamSettings(BaseModel):
+    """The features flow."""
+
+    group: str = Field("headrace-features", description="consumer group that commits offsets")
+    user_rows: int = Field(262_144, ge=1_024, description="rows of users in memory, a worker")
+    item_rows: int = Field(131_072, ge=1_024, description="rows of titles in memory, a worker")
+    epoch_s: float = Field(1.0, ge=0.1, le=60, description="seconds between offset commits")
+    clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
+
+
+class MetricsSettings(BaseModel):
+    """The Prometheus endpoints, one for each process."""
+
+    host: str = "127.0.0.1"
+    serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
+    features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+
+
+class Settings(BaseSettings):
+    """All sections."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    stream: StreamSettings = StreamSettings()
+    serving: ServingSettings = ServingSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
+    home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")

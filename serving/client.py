@@ -1,0 +1,281 @@
+"""A small client for backends written in Python.
+
+with Client("127.0.0.1:50051") as headrace:
+    position = headrace.track(Interaction("", "ann", "tt0133093", EventType.CLICK))
+    slate = headrace.recommend("ann", after=position)
+    print([item.title for item in slate.items], slate.freshness.state_age_ms)
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Final, Self
+
+import grpc
+from headrace.v1 import events_pb2, ingest_pb2, recommender_pb2
+from headrace.v1.ingest_pb2_grpc import IngestServiceStub
+from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
+
+from features.codec import interaction_message
+from features.events import Interaction
+from features.position import Position
+from features.vocabulary import Device, Page
+
+# Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
+RETRIES: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": "headrace.v1.RecommendationService"},
+                    {"service": "headrace.v1.IngestService", "method": "Track"},
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "0.2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+
+class RequestError(Exception):
+    """A call that failed: `code` is the name of a gRPC status, `INVALID_ARGUMENT` for example."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """One title of an answer."""
+
+    item_id: str
+    title: str
+    score: float
+    source: str
+    cause_item_id: str = ""
+    cause_title: str = ""
+    reason: str = ""
+    features: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Up to where, and up to when, the viewer's state was true; ages of -1 mean never."""
+
+    after_included: bool
+    included: tuple[Position, ...]
+    state_age_ms: int
+    items_age_ms: int
+    waited_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations:
+    """A slate."""
+
+    request_id: str
+    items: tuple[Recommended, ...]
+    freshness: Freshness
+    degraded: tuple[str, ...]
+    bundle_version: str
+    n_candidates: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedMany:
+    """What became of many events: `refusals` has the first 100, by place in the stream."""
+
+    accepted: int
+    refused: int
+    refusals: Mapping[int, str]
+    positions: tuple[Position, ...]  # the highest of each partition
+
+
+class Client:
+    """Calls a Headrace server; thread-safe; one per process is enough.
+
+    Every call raises RequestError. One that takes longer than `timeout_s` fails with
+    DEADLINE_EXCEEDED; one that meets a server on its way out is repeated at most twice.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_s: float = 1.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        options = [("grpc.service_config", RETRIES), ("grpc.enable_retries", 1)]
+        self._channel = (
+            grpc.insecure_channel(target, options)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options)
+        )
+        self._timeout_s = timeout_s
+        self._ingest: Any = IngestServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._recommendations: Any = RecommendationServiceStub(  # type: ignore[no-untyped-call]
+            self._channel
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def wait_until_connected(self, timeout_s: float = 10.0) -> None:
+        """Returns when the server accepts the connection. Raises RequestError."""
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout_s)
+        except grpc.FutureTimeoutError:
+            raise RequestError("UNAVAILABLE", f"no connection within {timeout_s:g} s") from None
+
+    def track(self, interaction: Interaction, *, timeout_s: float | None = None) -> Position:
+        """Writes one event and returns its place in the log, for `recommend(after=...)`.
+
+        An event without an id gets one here, so that a repeated call takes effect once.
+        """
+        request = _track_request(interaction)
+        response = self._call(self._ingest.Track, request, timeout_s)
+        return _position(response.position)
+
+    def track_many(
+        self, interactions: Iterable[Interaction], *, timeout_s: float = 60.0
+    ) -> TrackedMany:
+        """Writes many events over one stream; bad ones are refused, the others written."""
+        requests: Iterator[ingest_pb2.TrackRequest] = map(_track_request, interactions)
+        response = self._call(self._ingest.TrackMany, requests, timeout_s)
+        return TrackedMany(
+            accepted=response.accepted,
+            refused=response.refused,
+            refusals={refusal.index: refusal.reason for refusal in response.refusals},
+            positions=tuple(map(_position, response.positions)),
+        )
+
+    def recommend(
+        self,
+        user_id: str,
+        *,
+        count: int = 0,
+        after: Position | None = None,
+        wait_ms: int = 0,
+        profile_id: str = "",
+        session_id: str = "",
+        request_id: str = "",
+        device: Device = Device.UNSPECIFIED,
+        page: Page = Page.UNSPECIFIED,
+        region: str = "",
+        exclude_item_ids: Iterable[str] = (),
+        genres: Iterable[str] = (),
+        debug: bool = False,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """A slate for a viewer; 0 stands for the server's defaults: 20 titles, 100 ms of waiting.
+
+        With `after` the server waits until the viewer's state includes that event, and
+        `freshness.after_included` says whether it does.
+        """
+        request = recommender_pb2.RecommendRequest(
+            user_id=user_id,
+            profile_id=profile_id,
+            session_id=session_id,
+            request_id=request_id,
+            count=count,
+            context=events_pb2.Context(
+                device=int(device),  # type: ignore[arg-type]
+                page=int(page),  # type: ignore[arg-type]
+                region=region,
+            ),
+            exclude_item_ids=exclude_item_ids,
+            genres=genres,
+            wait_ms=wait_ms,
+            debug=debug,
+        )
+        if after is not None:
+            request.after.topic = after.topic
+            request.after.partition, request.after.offset = after.partition, after.offset
+        response = self._call(self._recommendations.Recommend, request, timeout_s)
+        return _recommendations(response)
+
+    def similar_items(
+        self, item_id: str, *, count: int = 0, timeout_s: float | None = None
+    ) -> tuple[Recommended, ...]:
+        """Titles that go with a title; NOT_FOUND for one that is not in the catalogue."""
+        request = recommender_pb2.SimilarItemsRequest(item_id=item_id, count=count)
+        response = self._call(self._recommendations.SimilarItems, request, timeout_s)
+        return tuple(map(_recommended, response.items))
+
+    def trending(
+        self, *, count: int = 0, genres: Iterable[str] = (), timeout_s: float | None = None
+    ) -> tuple[Recommended, ...]:
+        """What is being watched now."""
+        request = recommender_pb2.TrendingRequest(count=count, genres=genres)
+        response = self._call(self._recommendations.Trending, request, timeout_s)
+        return tuple(map(_recommended, response.items))
+
+    def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
+        try:
+            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+        except grpc.RpcError as error:
+            call: Any = error
+            raise RequestError(call.code().name, call.details() or "") from error
+
+
+def _track_request(interaction: Interaction) -> ingest_pb2.TrackRequest:
+    if not interaction.event_id:
+        interaction = replace(interaction, event_id=uuid.uuid4().hex)
+    return ingest_pb2.TrackRequest(interaction=interaction_message(interaction))
+
+
+def _position(message: events_pb2.Position) -> Position:
+    return Position(message.topic, message.partition, message.offset)
+
+
+def _recommendations(response: recommender_pb2.RecommendResponse) -> Recommendations:
+    freshness = response.freshness
+    return Recommendations(
+        request_id=response.request_id,
+        items=tuple(map(_recommended, response.items)),
+        freshness=Freshness(
+            after_included=freshness.after_included,
+            included=tuple(map(_position, freshness.included)),
+            state_age_ms=freshness.state_age_ms,
+            items_age_ms=freshness.items_age_ms,
+            waited_ms=freshness.waited_ms,
+        ),
+        degraded=tuple(response.degraded),
+        bundle_version=response.bundle_version,
+        n_candidates=response.n_candidates,
+    )
+
+
+def _recommended(item: recommender_pb2.RecommendedItem) -> Recommended:
+    return Recommended(
+        item_id=item.item_id,
+        title=item.title,
+        score=item.score,
+        source=item.source,
+        cause_item_id=item.cause_item_id,
+        cause_title=item.cause_title,
+        reason=item.reason,
+        features=dict(item.features),
+    )

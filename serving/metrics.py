@@ -1,0 +1,42 @@
+"""What on-call engineers watch of the serving tier: answers, their age, and what was missing."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter("headrace_serving_requests", "Calls by method and status", ["method", "code"])
+LATENCY = Histogram(
+    "headrace_serving_latency_seconds",
+    "From the first byte of a call read to its answer handed over",
+    ["method"],
+    buckets=[
+        *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015),
+        *(0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    ],
+)
+DEGRADED = Counter("headrace_serving_degraded", "Slates without a dependency", ["reason"])
+STATE_AGE = Histogram(
+    "headrace_serving_state_age_seconds",
+    "Age of the newest event in the viewer's state when a slate was answered",
+    buckets=[0.01, 0.05, 0.1, 0.5, 1, 5, 30, 300, 3_600, 86_400, 604_800],
+)
+WAITS = Counter(
+    "headrace_serving_waits", "Reads that had to wait for an event, by how they ended", ["outcome"]
+)
+REDIS_FAILURES = Counter("headrace_serving_redis_failures", "Reads of a viewer that failed")
+MIRROR_AGE = Gauge(
+    "headrace_serving_mirror_age_seconds", "Since item features last moved; -1: never"
+)
+MIRROR_ITEMS = Counter("headrace_serving_mirror_items", "Item rows taken over from updates")
+MIRROR_UNKNOWN = Counter("headrace_serving_mirror_unknown", "Updated items that are not known here")
+MIRROR_BROKEN = Counter("headrace_serving_mirror_broken", "Item updates that could not be read")
+MIRROR_RELOADS = Counter("headrace_serving_mirror_reloads", "Times the mirror began again")
+TRACK_FAILURES = Counter("headrace_track_failures", "Events not acknowledged", ["reason"])
+TRACK_IN_FLIGHT = Gauge("headrace_track_in_flight", "Events on their way to the log")
+TRACK_LATENCY = Histogram(
+    "headrace_track_seconds",
+    "From an event handed to the log to its acknowledgement",
+    buckets=[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2],
+)
+IMPRESSIONS = Counter("headrace_impressions_recorded", "Decisions that the log has")
+IMPRESSIONS_DROPPED = Counter(
+    "headrace_impressions_dropped", "Decisions that the log did not get", ["reason"]
+)

@@ -1,0 +1,204 @@
+"""The services: each call is translated, handed to what does the work, and translated back."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from headrace.v1 import ingest_pb2, recommender_pb2
+from headrace.v1.ingest_pb2_grpc import IngestServiceServicer
+from headrace.v1.recommender_pb2_grpc import RecommendationServiceServicer
+
+from features.clock import Clock
+from features.position import Position
+from serving import metrics, wire
+from serving.errors import DeadlineSpentError, SilentStreamError
+from serving.slate import Decision, Query, Recommends, Slate, Viewer
+from serving.track import BadInteractionError, Tracked, Tracker, Underway
+from serving.viewers import ViewerReader
+
+MAX_REFUSALS: Final = 100  # listed; all are counted
+WINDOW: Final = 256  # events of one stream on their way to the log
+RESERVE_S: Final = 0.01  # of a call's time, kept for the slate when waiting for an event
+
+Context = Any  # grpc.aio.ServicerContext[...]
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of the events of a stream."""
+
+    accepted: int = 0
+    refused: int = 0
+    refusals: list[tuple[int, str]] = field(default_factory=list)
+    positions: dict[int, Position] = field(default_factory=dict)
+
+    def accept(self, tracked: Tracked) -> None:
+        self.accepted += 1
+        position = tracked.position
+        highest = self.positions.get(position.partition)
+        if not position.is_included_in(highest):
+            self.positions[position.partition] = position
+
+    def refuse(self, index: int, reason: str) -> None:
+        self.refused += 1
+        if len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append((index, reason))
+
+    def response(self) -> ingest_pb2.TrackManyResponse:
+        positions = [self.positions[partition] for partition in sorted(self.positions)]
+        return wire.track_many_response(self.accepted, self.refused, self.refusals, positions)
+
+
+class IngestServicer(IngestServiceServicer):
+    """Writes what producers send. A stream may pause for `stream_idle_s`, not for longer."""
+
+    def __init__(self, tracker: Tracker, *, stream_idle_s: float = 30.0) -> None:
+        self._tracker = tracker
+        self._stream_idle_s = stream_idle_s
+
+    async def Track(  # noqa: N802
+        self, request: ingest_pb2.TrackRequest, context: Context
+    ) -> ingest_pb2.TrackResponse:
+        """One event, answered for when the log has it."""
+        interaction = wire.interaction_of(request)
+        tracked = await self._tracker.track(interaction, _remaining_s(context))
+        return wire.track_response(tracked.event_id, tracked.position)
+
+    async def TrackMany(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[ingest_pb2.TrackRequest],
+        context: Context,  # noqa: ARG002
+    ) -> ingest_pb2.TrackManyResponse:
+        """Many events; a bad one is refused, a log that is away ends the stream.
+
+        After UNAVAILABLE the producer sends all of them again: those that were written already
+        take effect once, by their event_id.
+        """
+        tally, underway = _Tally(), deque[Underway]()
+        async for index, request in _numbered(request_iterator, self._stream_idle_s):
+            try:
+                interaction = self._tracker.completed(wire.interaction_of(request))
+            except BadInteractionError as error:
+                tally.refuse(index, str(error))
+                continue
+            underway.append(await self._tracker.begin(interaction))
+            if len(underway) >= WINDOW:
+                tally.accept(await self._tracker.settled(underway.popleft()))
+        for event in underway:
+            tally.accept(await self._tracker.settled(event))
+        return tally.response()
+
+
+class RecommendationServicer(RecommendationServiceServicer):
+    """Answers client backends.
+
+    `clock` is the time that features are computed for; `wall` tells ages, which are differences to
+    times of the log. `items_age_ms` is the mirror's; `record` takes each decision once its answer
+    is on its way.
+    """
+
+    # The recommender runs in the loop itself. Measured with one that takes 2 ms of one core, 8
+    # clients: in the loop LOOP_FIGURES; in an executor of one thread EXECUTOR_FIGURES.
+
+    def __init__(
+        self,
+        recommender: Recommends,
+        viewers: ViewerReader,
+        record: Callable[[Decision], None],
+        items_age_ms: Callable[[], int],
+        clock: Clock,
+        wall: Clock,
+        *,
+        topic: str,
+        default_wait_ms: int = 100,
+    ) -> None:
+        self._recommender = recommender
+        self._viewers = viewers
+        self._record = record
+        self._items_age_ms = items_age_ms
+        self._clock = clock
+        self._wall = wall
+        self._topic = topic
+        self._default_wait_ms = default_wait_ms
+
+    async def Recommend(  # noqa: N802
+        self, request: recommender_pb2.RecommendRequest, context: Context
+    ) -> recommender_pb2.RecommendResponse:
+        """A slate, from state that is as fresh as the answer says."""
+        query = wire.query_of(request, self._topic, self._default_wait_ms)
+        viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
+        _shed_if_late(context)
+        decision = self._decide(query, viewer)
+        state_age_ms = self._state_age_ms(viewer)
+        _count(decision.slate, state_age_ms)
+        asyncio.get_running_loop().call_soon(self._record, decision)
+        return wire.recommend_response(decision, viewer, state_age_ms, self._items_age_ms())
+
+    async def SimilarItems(  # noqa: N802
+        self, request: recommender_pb2.SimilarItemsRequest, context: Context
+    ) -> recommender_pb2.SimilarItemsResponse:
+        """Titles that go with a title."""
+        item_id, count = wire.item_id_of(request.item_id), wire.count_of(request.count)
+        _shed_if_late(context)
+        return wire.similar_response(self._recommender.similar_items(item_id, count))
+
+    async def Trending(  # noqa: N802
+        self, request: recommender_pb2.TrendingRequest, context: Context
+    ) -> recommender_pb2.TrendingResponse:
+        """What is being watched now."""
+        count, genres = wire.count_of(request.count), wire.genres_of(request.genres)
+        _shed_if_late(context)
+        items = self._recommender.trending(count, genres)
+        return wire.trending_response(items, self._items_age_ms())
+
+    def _decide(self, query: Query, viewer: Viewer) -> Decision:
+        now_ms = self._clock.now_ms()
+        slate = self._recommender.recommend(query, viewer, now_ms)
+        if viewer.degraded:
+            slate = replace(slate, degraded=wire.all_missing(viewer.degraded, slate.degraded))
+        return Decision(query, slate, now_ms, self._viewers.included(viewer))
+
+    def _state_age_ms(self, viewer: Viewer) -> int:
+        """Since the log received the viewer's last included event; -1 for an unknown viewer."""
+        if viewer.row is None or viewer.row["partition"][0] < 0:
+            return wire.UNKNOWN_VIEWER_MS
+        return max(self._wall.now_ms() - int(viewer.row["logged_at_ms"][0]), 0)
+
+
+def _count(slate: Slate, state_age_ms: int) -> None:
+    for reason in slate.degraded:
+        metrics.DEGRADED.labels(reason).inc()
+    if state_age_ms != wire.UNKNOWN_VIEWER_MS:
+        metrics.STATE_AGE.observe(state_age_ms / 1_000)
+
+
+def _remaining_s(context: Context) -> float:
+    """Seconds until the client gives up; infinite where it set no deadline."""
+    remaining_s: float | None = context.time_remaining()
+    return math.inf if remaining_s is None else remaining_s
+
+
+def _shed_if_late(context: Context) -> None:
+    """Leaves work undone that nobody waits for any more."""
+    if _remaining_s(context) <= 0:
+        raise DeadlineSpentError("the deadline of the call has passed")
+
+
+async def _numbered(
+    requests: AsyncIterator[ingest_pb2.TrackRequest], idle_s: float
+) -> AsyncIterator[tuple[int, ingest_pb2.TrackRequest]]:
+    """The messages of a stream with their numbers. Raises SilentStreamError."""
+    iterator, index = aiter(requests), 0
+    while True:
+        try:
+            async with asyncio.timeout(idle_s):
+                request = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise SilentStreamError(f"a stream must send within {idle_s:g} s; it did not") from None
+        yield index, request
+        index += 1

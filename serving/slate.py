@@ -1,0 +1,101 @@
+"""What is asked of the recommender and what it answers, free of any transport."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import Rows
+from features.position import Position
+from features.vocabulary import Device, Page
+
+DEFAULT_COUNT = 20
+MAX_COUNT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One request for a slate."""
+
+    user_id: str
+    profile_id: str = ""
+    session_id: str = ""
+    request_id: str = ""
+    count: int = DEFAULT_COUNT
+    device: Device = Device.UNSPECIFIED
+    page: Page = Page.UNSPECIFIED
+    region: str = ""
+    exclude_item_ids: tuple[str, ...] = ()
+    genres: tuple[str, ...] = ()
+    after: Position | None = None
+    wait_ms: int = 100
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlateItem:
+    """One place of a slate."""
+
+    item_id: str
+    title: str
+    score: float
+    source: str  # the candidate source that brought it
+    arm: str  # the strategy the slot was given to
+    propensity: float  # probability with which the slot went to this arm
+    cause_item_id: str = ""
+    cause_title: str = ""
+    reason: str = ""
+    features: NDArray[np.float32] | None = None  # in the order of the bundle's columns
+
+
+@dataclass(frozen=True, slots=True)
+class Slate:
+    """A whole answer of the recommender."""
+
+    items: tuple[SlateItem, ...]
+    bundle_version: str
+    feature_version: str
+    n_candidates: int
+    degraded: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()  # of `SlateItem.features`, for those who debug
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """What is known of the viewer at this moment: the row, or None for an unknown one."""
+
+    row: Rows | None  # (1,) USER_ROW
+    degraded: tuple[str, ...] = ()
+    waited_ms: int = 0
+    after_included: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A served slate with everything needed to learn from it: what goes to `impressions`."""
+
+    query: Query
+    slate: Slate
+    served_at_ms: int
+    included: tuple[Position, ...] = field(default=())
+
+
+class UnknownItemError(Exception):
+    """The catalogue of this server has no such title; the message names it."""
+
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"item_id must name a title of the catalogue; got {item_id!r}")
+
+
+class Recommends(Protocol):
+    """What answers requests. Called on one thread at a time; never waits for anything."""
+
+    def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
+        """A slate of at most `query.count` titles; a missing dependency is named in `degraded`."""
+
+    def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
+        """Titles that go with a title. Raises UnknownItemError."""
+
+    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
+        """What is being watched now, of one of `genres` if there are any."""

@@ -1,0 +1,130 @@
+"""What is known of a viewer, read at the moment of the request."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import redis
+import structlog
+
+from features.compiled import Rows
+from features.ids import viewer_hash
+from features.position import Position
+from serving import metrics
+from serving.slate import Query, Viewer
+
+FIRST_POLL_S, LAST_POLL_S = 0.0002, 0.002
+POLL_GROWTH = 1.5
+REST_S = 0.25
+REDIS = "redis"  # as named in `degraded`
+
+log = structlog.get_logger(__name__)
+
+
+class ReadsRow(Protocol):
+    """Reads one row; `features.redis_store.AsyncRowReader` is one."""
+
+    async def read(self, id_: int) -> Rows | None:
+        """`(1,)` row of an id, None where it has none. Raises redis.RedisError."""
+
+
+class ViewerReader:
+    """Reads viewers' rows; a store that fails costs knowledge of the viewer, never the answer.
+
+    After a failure the store is left alone for `rest_s`, and then one read at a time tries it:
+    while it is away slates are as quick as without it, and the first success makes all well again.
+
+    A request that names an event to be included reads again and again, every 0.2 ms at first and
+    every 2 ms in the end: an event is readable within a few milliseconds, and those few reads cost
+    less than telling every server of every changed row would.
+    """
+
+    def __init__(
+        self,
+        rows: ReadsRow,
+        topic: str,
+        *,
+        rest_s: float = REST_S,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rows = rows
+        self._topic = topic
+        self._rest_s = rest_s
+        self._monotonic_s = monotonic_s
+        self._try_again_s: float | None = None  # None: the store is well
+
+    async def read(self, query: Query, budget_s: float = float("inf")) -> Viewer:
+        """The viewer of a query; waits for `query.after` at most `query.wait_ms` and `budget_s`."""
+        id_ = viewer_hash(query.user_id, query.profile_id)
+        row, failed = await self._try(id_)
+        if query.after is None:
+            return Viewer(row, (REDIS,) if failed else ())
+        if failed or self._includes(row, query.after):
+            return _viewer(row, failed=failed, waited_s=0.0, included=not failed)
+        return await self._wait(id_, row, query.after, min(query.wait_ms / 1_000, budget_s))
+
+    def included(self, viewer: Viewer) -> tuple[Position, ...]:
+        """The log positions that a viewer's state contains: at most one, of the row's partition."""
+        if viewer.row is None or viewer.row["partition"][0] < 0:
+            return ()
+        row = viewer.row[0]
+        return (Position(self._topic, int(row["partition"]), int(row["offset"])),)
+
+    async def _wait(self, id_: int, row: Rows | None, after: Position, limit_s: float) -> Viewer:
+        """Reads until the row includes `after`, the store fails or the time is up."""
+        started_s = self._monotonic_s()
+        pause_s, waited_s = FIRST_POLL_S, 0.0
+        failed = included = False
+        while not (failed or included) and waited_s < limit_s:
+            await asyncio.sleep(min(pause_s, limit_s - waited_s))
+            pause_s = min(POLL_GROWTH * pause_s, LAST_POLL_S)
+            newer, failed = await self._try(id_)
+            row = row if failed else newer
+            included = not failed and self._includes(row, after)
+            waited_s = self._monotonic_s() - started_s
+        metrics.WAITS.labels("included" if included else "limit").inc()
+        return _viewer(row, failed=failed, waited_s=waited_s, included=included)
+
+    def _includes(self, row: Rows | None, after: Position) -> bool:
+        if row is None:
+            return False
+        at = Position(self._topic, int(row["partition"][0]), int(row["offset"][0]))
+        return after.is_included_in(at)
+
+    async def _try(self, id_: int) -> tuple[Rows | None, bool]:
+        """The row of an id, and whether the store failed."""
+        if self._is_resting():
+            return None, True
+        try:
+            row = await self._rows.read(id_)
+        except (redis.RedisError, OSError) as error:
+            self._note_failure(error)
+            return None, True
+        self._note_success()
+        return row, False
+
+    def _is_resting(self) -> bool:
+        """Whether to leave the store alone; lets one caller through after each rest."""
+        if self._try_again_s is None:
+            return False
+        now_s = self._monotonic_s()
+        if now_s < self._try_again_s:
+            return True
+        self._try_again_s = now_s + self._rest_s
+        return False
+
+    def _note_failure(self, error: Exception) -> None:
+        metrics.REDIS_FAILURES.inc()
+        if self._try_again_s is None:
+            log.warning("viewers_unreadable", reason=str(error))
+        self._try_again_s = self._monotonic_s() + self._rest_s
+
+    def _note_success(self) -> None:
+        if self._try_again_s is not None:
+            log.info("viewers_readable_again")
+        self._try_again_s = None
+
+
+def _viewer(row: Rows | None, *, failed: bool, waited_s: float, included: bool) -> Viewer:
+    return Viewer(row, (REDIS,) if failed else (), round(1_000 * waited_s), included)

@@ -1,0 +1,228 @@
+"""Requests and answers of the API: generated messages to plain values and back.
+
+Every field of a request is checked here, so that what lies behind never meets an unusable one.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Final, TypeVar
+
+from headrace.v1 import events_pb2, ingest_pb2, recommender_pb2
+
+from features.codec import interaction_of as _interaction_of
+from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
+from features.position import Position
+from features.vocabulary import Device, Page
+from serving.errors import InvalidRequestError
+from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Query, SlateItem, Viewer
+
+MAX_EXCLUDED: Final = 1_000
+MAX_GENRES: Final = 32
+MAX_WAIT_MS: Final = 1_000
+UNKNOWN_VIEWER_MS: Final = -1
+
+E = TypeVar("E", Device, Page)
+
+
+def interaction_of(request: ingest_pb2.TrackRequest) -> Interaction:
+    """The interaction of a request, as it came; the tracker checks it."""
+    return _interaction_of(request.interaction)
+
+
+def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait_ms: int) -> Query:
+    """The query of a request, with an id of its own. Raises InvalidRequestError."""
+    context = request.context
+    return Query(
+        user_id=_required_id("user_id", request.user_id),
+        profile_id=_bounded_id("profile_id", request.profile_id),
+        session_id=_bounded_id("session_id", request.session_id),
+        request_id=_bounded_id("request_id", request.request_id) or uuid.uuid4().hex,
+        count=count_of(request.count),
+        device=_member("context.device", Device, context.device),
+        page=_member("context.page", Page, context.page),
+        region=_bounded_id("context.region", context.region, MAX_REGION_BYTES),
+        exclude_item_ids=_ids("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED),
+        genres=genres_of(request.genres),
+        after=_after(request.after, topic) if request.HasField("after") else None,
+        wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
+        debug=request.debug,
+    )
+
+
+def count_of(count: int) -> int:
+    """How many titles to answer with; 0 stands for the default. Raises InvalidRequestError."""
+    return _within("count", count, MAX_COUNT) or DEFAULT_COUNT
+
+
+def genres_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of genres. Raises InvalidRequestError."""
+    return _ids("genres", names, MAX_GENRES)
+
+
+def item_id_of(item_id: str) -> str:
+    """The id of a title. Raises InvalidRequestError."""
+    return _required_id("item_id", item_id)
+
+
+def track_response(event_id: str, position: Position) -> ingest_pb2.TrackResponse:
+    """The acknowledgement of one event."""
+    return ingest_pb2.TrackResponse(position=_position(position), event_id=event_id)
+
+
+def track_many_response(
+    accepted: int, refused: int, refusals: Iterable[tuple[int, str]], positions: Iterable[Position]
+) -> ingest_pb2.TrackManyResponse:
+    """The acknowledgement of a stream of events; `refusals` are (index, reason)."""
+    return ingest_pb2.TrackManyResponse(
+        accepted=accepted,
+        refused=refused,
+        refusals=[ingest_pb2.Refusal(index=index, reason=reason) for index, reason in refusals],
+        positions=[_position(position) for position in positions],
+    )
+
+
+def recommend_response(
+    decision: Decision, viewer: Viewer, state_age_ms: int, items_age_ms: int
+) -> recommender_pb2.RecommendResponse:
+    """The answer that shows a decision."""
+    slate = decision.slate
+    names = slate.feature_names if decision.query.debug else ()
+    return recommender_pb2.RecommendResponse(
+        request_id=decision.query.request_id,
+        items=[_item(item, names) for item in slate.items],
+        freshness=recommender_pb2.Freshness(
+            after_included=viewer.after_included,
+            included=[_position(position) for position in decision.included],
+            state_age_ms=state_age_ms,
+            items_age_ms=items_age_ms,
+            waited_ms=viewer.waited_ms,
+        ),
+        degraded=slate.degraded,
+        bundle_version=slate.bundle_version,
+        n_candidates=slate.n_candidates,
+    )
+
+
+def similar_response(items: Iterable[SlateItem]) -> recommender_pb2.SimilarItemsResponse:
+    """The answer with titles that go with a title."""
+    return recommender_pb2.SimilarItemsResponse(items=[_item(item) for item in items])
+
+
+def trending_response(
+    items: Iterable[SlateItem], items_age_ms: int
+) -> recommender_pb2.TrendingResponse:
+    """The answer with what is being watched now."""
+    return recommender_pb2.TrendingResponse(
+        items=[_item(item) for item in items], items_age_ms=items_age_ms
+    )
+
+
+def encode_decision(decision: Decision) -> bytes:
+    """Protobuf bytes of the Impression that a decision is to the log."""
+    query, slate = decision.query, decision.slate
+    return events_pb2.Impression(
+        request_id=query.request_id,
+        user_id=query.user_id,
+        profile_id=query.profile_id,
+        session_id=query.session_id,
+        served_at_ms=decision.served_at_ms,
+        context=_context(query),
+        slots=[_slot(item) for item in slate.items],
+        bundle_version=slate.bundle_version,
+        feature_version=slate.feature_version,
+        included=[_position(position) for position in decision.included],
+        degraded=slate.degraded,
+        n_candidates=slate.n_candidates,
+    ).SerializeToString()
+
+
+def all_missing(*reasons: Sequence[str]) -> tuple[str, ...]:
+    """Everything that was missing, each thing once, in a steady order.
+
+    >>> all_missing(("redis",), ("ranker", "redis"))
+    ('redis', 'ranker')
+    """
+    return tuple(dict.fromkeys(chain.from_iterable(reasons)))
+
+
+def _context(query: Query) -> events_pb2.Context:
+    return events_pb2.Context(
+        device=int(query.device),  # type: ignore[arg-type]
+        page=int(query.page),  # type: ignore[arg-type]
+        region=query.region,
+    )
+
+
+def _slot(item: SlateItem) -> events_pb2.SlateSlot:
+    return events_pb2.SlateSlot(
+        item_id=item.item_id,
+        source=item.source,
+        arm=item.arm,
+        propensity=item.propensity,
+        score=item.score,
+        cause_item_id=item.cause_item_id,
+        features=() if item.features is None else item.features.tolist(),
+    )
+
+
+def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.RecommendedItem:
+    message = recommender_pb2.RecommendedItem(
+        item_id=item.item_id,
+        title=item.title,
+        score=item.score,
+        source=item.source,
+        cause_item_id=item.cause_item_id,
+        cause_title=item.cause_title,
+        reason=item.reason,
+    )
+    if names and item.features is not None:
+        message.features.update(zip(names, item.features.tolist(), strict=True))
+    return message
+
+
+def _position(position: Position) -> events_pb2.Position:
+    return events_pb2.Position(
+        topic=position.topic, partition=position.partition, offset=position.offset
+    )
+
+
+def _after(message: events_pb2.Position, topic: str) -> Position:
+    if message.topic not in {"", topic}:
+        raise InvalidRequestError("after.topic", f"{topic!r}, or empty", repr(message.topic[:64]))
+    for name, value in (("partition", message.partition), ("offset", message.offset)):
+        if value < 0:
+            raise InvalidRequestError(f"after.{name}", "zero or more", value)
+    return Position(topic, message.partition, message.offset)
+
+
+def _within(field: str, value: int, most: int) -> int:
+    if not 0 <= value <= most:
+        raise InvalidRequestError(field, f"within 0..{most}", value)
+    return value
+
+
+def _member(field: str, kind: type[E], number: int) -> E:
+    if not 0 <= number < len(kind):
+        raise InvalidRequestError(field, f"within 0..{len(kind) - 1}", number)
+    return kind(number)
+
+
+def _required_id(field: str, value: str) -> str:
+    if not value:
+        raise InvalidRequestError(field, f"an id of 1..{MAX_ID_BYTES} bytes", "an empty string")
+    return _bounded_id(field, value)
+
+
+def _bounded_id(field: str, value: str, most: int = MAX_ID_BYTES) -> str:
+    if 4 * len(value) > most and len(value.encode()) > most:  # UTF-8 takes at most 4 bytes
+        raise InvalidRequestError(
+            field, f"at most {most} bytes", f"{len(value.encode())} bytes starting {value[:16]!r}"
+        )
+    return value
+
+
+def _ids(field: str, values: Sequence[str], most: int) -> tuple[str, ...]:
+    if len(values) > most:
+        raise InvalidRequestError(field, f"at most {most} values", len(values))
+    return tuple(_required_id(f"{field}[{i}]", value) for i, value in enumerate(values))

@@ -1,0 +1,288 @@
+"""Interactions -> user rows and item rows.
+
+    records -> events | misrouted | bad
+    events -> user shard -> user rows, events that count for titles
+           -> item shard -> item rows, item updates
+
+A batch is what arrived while the last one was being written; there is no timer on the way. A shard
+owns the users of its partitions, or a share of the titles. The rows of titles are written before
+those of users, so that a user's position never promises what a title does not have yet.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import Any, Literal, TypeGuard
+
+import bytewax.operators as op
+import numpy as np
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.operators import BranchOut, StatefulBatchLogic
+from numpy.typing import NDArray
+
+from features import item_row, user_row
+from features.clock import Clock, StreamClock
+from features.compiled import Rows
+from features.decode import decode_records
+from features.events import CLAMPED
+from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
+from features.log import LogConfig
+from features.row_cache import RowCache
+from features.titles import TitleFacts
+from streams import metrics
+from streams.dead_letters import dead_letter
+from streams.kafka import CallSink, KafkaSink, KafkaSource, OutRecord, Records
+
+SWEEP_EVERY = timedelta(seconds=1)
+SWEEPS_PER_ROUND = 60  # every title's columns are looked at once a minute
+
+Shard = str
+Keyed = tuple[Shard, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Names of the topics that the flow reads and writes."""
+
+    interactions: str
+    item_updates: str
+    dead_letters: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrites:
+    """Rows to be stored, as they were at the end of a batch."""
+
+    table: Literal["user", "item"]
+    rows: Rows
+    logged_at_ms: int  # of the newest event in them
+
+
+Change = RowWrites | ItemUpdate
+
+
+@dataclass(slots=True)
+class FlowParts:
+    """What the flow is given: how to reach the log, where rows live, what titles are."""
+
+    log: LogConfig
+    topics: Topics
+    group: str
+    n_partitions: int
+    titles: TitleFacts
+    clock: Clock
+    user_rows: Callable[[], RowCache]
+    item_rows: Callable[[], RowCache]
+    row_writer: Callable[[], Callable[[list[RowWrites]], None]]
+    n_workers: int = 1
+    stop: Event = field(default_factory=Event)
+    refresh_titles: Callable[[], None] = lambda: None
+
+
+def build_flow(parts: FlowParts) -> Dataflow:
+    """The dataflow, ready to run on `parts.n_workers` workers."""
+    flow = Dataflow("features")
+    source = KafkaSource(
+        parts.log,
+        parts.topics.interactions,
+        parts.group,
+        n_readers=parts.n_workers,
+        stop=parts.stop,
+    )
+    records = op.input("read_interactions", flow, source)
+    decoded = op.flat_map("decode_records", records, Decoder(parts))
+
+    split: BranchOut[OutRecord, Any] = op.branch("split_records_from_events", decoded, is_record)
+    op.output("write_records", split.trues, KafkaSink(parts.log, durable=True))
+
+    users = op.stateful_batch("update_user_rows", split.falses, lambda _: UserShard(parts))
+    routed = op.map("route_to_item_shards", users, drop_shard)
+    titles = op.stateful_batch("update_item_rows", routed, lambda _: ItemShard(parts))
+    changes: Stream[Any] = op.map("gather_item_shards", titles, drop_shard)
+    kinds: BranchOut[ItemUpdate, Any] = op.branch("split_updates_from_rows", changes, is_update)
+    op.output("write_rows", kinds.falses, CallSink(parts.row_writer))
+    updates = op.map("encode_update", kinds.trues, UpdateEncoder(parts.topics.item_updates))
+    op.output("write_item_updates", updates, KafkaSink(parts.log, durable=False))
+    return flow
+
+
+def drop_shard(keyed: Keyed) -> Any:
+    """What a shard put out, without the shard."""
+    return keyed[1]
+
+
+def is_record(item: Keyed | OutRecord) -> TypeGuard[OutRecord]:
+    """Whether this goes back to the log as it is: a dead letter, or a record to be moved."""
+    return isinstance(item, OutRecord)
+
+
+def is_update(change: ItemUpdate | RowWrites) -> TypeGuard[ItemUpdate]:
+    """Whether this is news for the servers rather than rows for the store."""
+    return isinstance(change, ItemUpdate)
+
+
+class Decoder:
+    """Records to events of each user shard, dead letters, and records to be moved."""
+
+    def __init__(self, parts: FlowParts) -> None:
+        self._parts = parts
+
+    def __call__(self, records: Records) -> Iterator[Keyed | OutRecord]:
+        """Everything that a batch of records becomes."""
+        parts = self._parts
+        parts.refresh_titles()
+        decoded = decode_records(records)
+        for bad in decoded.bad:
+            yield dead_letter(bad, parts.topics.dead_letters)
+        metrics.BAD_RECORDS.inc(len(decoded.bad))
+        events = decoded.events
+        misrouted = events["key_hash"] % parts.n_partitions != events["partition"]
+        if misrouted.any():
+            yield from self._move(records, events[misrouted])
+            events = events[~misrouted]
+        parts.titles.enrich(events)
+        metrics.CLAMPED.inc(int(np.count_nonzero(events["flags"] & CLAMPED)))
+        metrics.BATCH.observe(len(records))
+        shards = events["partition"] % parts.n_workers
+        for shard in np.unique(shards):
+            yield str(shard), events[shards == shard]
+
+    def _move(self, records: Records, events: Rows) -> Iterator[OutRecord]:
+        """Writes records again where their user's partition is: order is kept within it alone."""
+        by_place = {(record.partition(), record.offset()): record for record in records}
+        metrics.MISROUTED.inc(len(events))
+        for event in events:
+            record = by_place[int(event["partition"]), int(event["offset"])]
+            yield OutRecord(
+                self._parts.topics.interactions,
+                record.key(),
+                record.value(),
+                record.headers() or (),
+                int(event["key_hash"] % self._parts.n_partitions),
+            )
+
+
+class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
+    """Owns the rows of the users of some partitions."""
+
+    def __init__(self, parts: FlowParts) -> None:
+        self._cache = parts.user_rows()
+        self._n_workers = parts.n_workers
+
+    def on_batch(self, values: list[Rows]) -> tuple[Iterable[Keyed], bool]:
+        """Takes events in; first come the events for titles, then the changed rows."""
+        events = values[0] if len(values) == 1 else np.concatenate(values)
+        slots = self._cache.slots_of(np.ascontiguousarray(events["user"]))
+        effects = np.empty(len(events), np.uint8)
+        user_row.apply_all(self._cache.rows, slots, events, effects)
+        _count_effects(effects)
+        for_titles = events[effects != user_row.DUPLICATE]
+        changed = np.unique(slots[effects != user_row.REPLAYED])
+        out: list[Keyed] = list(self._by_item_shard(for_titles))
+        if len(changed):
+            rows = RowWrites("user", self._cache.rows[changed], int(events["logged_at_ms"].max()))
+            out.append((str(int(events["partition"][0]) % self._n_workers), rows))
+        return out, StatefulBatchLogic.RETAIN
+
+    def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
+        if self._n_workers == 1:
+            if len(events):
+                yield "0", events
+            return
+        shards = events["item"] % np.uint64(self._n_workers)
+        for shard in np.unique(shards):
+            yield str(shard), events[shards == shard]
+
+    def snapshot(self) -> None:
+        """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
+        self._cache.next_epoch()
+        _observe_cache("user", self._cache)
+
+
+class ItemShard(StatefulBatchLogic[Any, Change, None]):
+    """Owns the rows of a share of the titles, and tells the servers what changed."""
+
+    def __init__(self, parts: FlowParts) -> None:
+        self._cache = parts.item_rows()
+        self._clock = parts.clock
+        self._sent = np.full((len(self._cache.rows), item_row.N_COLUMNS), np.nan, np.float32)
+        self._sweep_at = 0
+        self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
+        self._cache.slots_of(parts.titles.ids()[: len(self._cache.rows) // 2])  # for the sweep
+
+    def on_batch(self, values: list[Any]) -> tuple[Iterable[Change], bool]:
+        """Takes events in; passes the rows of users on behind those of the titles they touched."""
+        out: list[Change] = []
+        events = [value for value in values if not isinstance(value, RowWrites)]
+        if events:
+            out.extend(self._apply(events[0] if len(events) == 1 else np.concatenate(events)))
+        out.extend(value for value in values if isinstance(value, RowWrites))
+        return out, StatefulBatchLogic.RETAIN
+
+    def _apply(self, events: Rows) -> Iterator[Change]:
+        if isinstance(self._clock, StreamClock):
+            self._clock.advance(int(np.median(events["at_ms"])))
+        slots = self._cache.slots_of(np.ascontiguousarray(events["item"]))
+        effects = np.empty(len(events), np.uint8)
+        item_row.apply_all(self._cache.rows, slots, events, effects)
+        changed = np.unique(slots[effects != 0])
+        if len(changed):
+            rows = RowWrites("item", self._cache.rows[changed], int(events["logged_at_ms"].max()))
+            yield rows
+            yield from self._updates(changed)
+
+    def _updates(self, slots: NDArray[np.int64]) -> Iterator[Change]:
+        """Messages with the columns of titles whose columns moved since they were last sent."""
+        now_ms = self._clock.now_ms()
+        self._sent[self._cache.take_loaded()] = np.nan
+        values = np.empty((len(slots), item_row.N_COLUMNS), np.float32)
+        item_row.values_of(self._cache.rows, slots, now_ms, values)
+        moved = (values != self._sent[slots]).any(axis=1)
+        self._sent[slots] = values
+        ids, values = self._cache.rows["id"][slots][moved], values[moved]
+        for start in range(0, len(ids), MAX_ITEMS):
+            stop = start + MAX_ITEMS
+            yield ItemUpdate(ids[start:stop], values[start:stop], now_ms)
+
+    def on_notify(self) -> tuple[Iterable[Change], bool]:
+        """Looks at a sixtieth of the titles: windows move on where nothing happens, too."""
+        self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
+        resident = len(self._cache)
+        step = -(-resident // SWEEPS_PER_ROUND)
+        slots = np.arange(self._sweep_at, min(self._sweep_at + step, resident))
+        self._sweep_at = 0 if self._sweep_at + step >= resident else self._sweep_at + step
+        return list(self._updates(slots)), StatefulBatchLogic.RETAIN
+
+    def notify_at(self) -> datetime:
+        """When to look at the next titles."""
+        return self._next_sweep
+
+    def snapshot(self) -> None:
+        """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
+        self._cache.next_epoch()
+        _observe_cache("item", self._cache)
+
+
+class UpdateEncoder:
+    """Item updates as records of their topic."""
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    def __call__(self, update: ItemUpdate) -> OutRecord:
+        """One record."""
+        return OutRecord(self._topic, None, encode_update(update))
+
+
+def _count_effects(effects: NDArray[np.uint8]) -> None:
+    counts = np.bincount(effects, minlength=3)
+    for effect, name in enumerate(("duplicate", "replayed", "applied")):
+        if counts[effect]:
+            metrics.EVENTS.labels(name).inc(int(counts[effect]))
+
+
+def _observe_cache(table: str, cache: RowCache) -> None:
+    metrics.ROWS_RESIDENT.labels(table).set(len(cache))
+    metrics.ROW_LOADS.labels(table).set(cache.loads)
+    metrics.ROW_EVICTIONS.labels(table).set(cache.evictions)

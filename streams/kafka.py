@@ -1,0 +1,229 @@
+"""The flows' own Kafka source and sink.
+
+The source takes whatever has arrived as one batch and never waits for more; it resumes from the
+group's committed offsets, which ordinary Kafka tools can read. The sink reports every failure.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Event
+from typing import Any
+
+import structlog
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from features.log import Headers, LogConfig, LogError, LogWriter, partitions_of
+from streams import metrics
+
+MAX_BATCH = 4_000
+IDLE_POLL_S = 0.01  # the wait ends with the first record
+ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)  # a time to wake up that is always past
+
+log = structlog.get_logger(__name__)
+
+Records = list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class OutRecord:
+    """A record to be written."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int = -1
+
+
+class KafkaSource(FixedPartitionedSource[Records, None]):
+    """Batches of records of one topic, from the offsets that `group` committed.
+
+    The partitions are dealt out over `n_readers` readers (one for each worker), each with a single
+    consumer: several would cost a millisecond each when idle. An epoch's offsets are committed once
+    the epoch after it has ended, since by then every sink has taken what came before.
+    """
+
+    def __init__(
+        self, config: LogConfig, topic: str, group: str, *, n_readers: int = 1, stop: Event
+    ) -> None:
+        self._config = config
+        self._topic = topic
+        self._group = group
+        self._n_readers = n_readers
+        self._stop = stop
+
+    def list_parts(self) -> list[str]:
+        """The readers, by number."""
+        return [str(reader) for reader in range(self._n_readers)]
+
+    def build_part(
+        self,
+        step_id: str,  # noqa: ARG002 (Bytewax names it)
+        for_part: str,
+        resume_state: None,  # noqa: ARG002 (offsets live in Kafka)
+    ) -> "KafkaReader":
+        """Opens one reader over its share of the partitions."""
+        partitions = partitions_of(self._config, self._topic)
+        mine = [p for p in partitions if p % self._n_readers == int(for_part)]
+        return KafkaReader(self._config, self._topic, self._group, mine, self._stop)
+
+
+class KafkaReader(StatefulSourcePartition[Records, None]):
+    """One consumer over some partitions. Raises LogError when an offset to resume from is gone."""
+
+    def __init__(
+        self, config: LogConfig, topic: str, group: str, partitions: Sequence[int], stop: Event
+    ) -> None:
+        self._topic = topic
+        self._stop = stop
+        self._group = group
+        self._consumer = Consumer(
+            {
+                **config.consumer(group),
+                "on_commit": _note_commit,
+                "queued.max.messages.kbytes": 32_768,
+            }
+        )
+        self._next = _starting_offsets(self._consumer, topic, partitions)
+        self._consumer.assign([TopicPartition(topic, p, at) for p, at in self._next.items()])
+        self._ended: dict[int, int] = {}  # offsets at the end of the epoch before
+
+    def next_batch(self) -> list[Records]:
+        """Everything that has arrived, as one item; waits a little for the first record only."""
+        if self._stop.is_set():
+            raise StopIteration
+        first = self._consumer.poll(IDLE_POLL_S)
+        if first is None:
+            return []
+        records = [first, *self._consumer.consume(MAX_BATCH - 1, 0)]
+        records = [record for record in records if self._is_data(record)]
+        for record in records:
+            self._next[record.partition()] = record.offset() + 1
+        return [records] if records else []
+
+    def next_awake(self) -> datetime:
+        """At once: waiting is done in `poll`, where a record ends it."""
+        return ALWAYS
+
+    def snapshot(self) -> None:
+        """At the end of an epoch, commits what the epoch before had read: it is in the sinks."""
+        if self._ended:
+            offsets = [TopicPartition(self._topic, p, at) for p, at in self._ended.items()]
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._ended = dict(self._next)
+        self._observe_lag()
+
+    def close(self) -> None:
+        """Commits the rest: the flow has ended, so every sink has everything."""
+        offsets = [TopicPartition(self._topic, p, at) for p, at in self._next.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            log.warning("last_commit_failed", topic=self._topic, error=str(error))
+        self._consumer.close()
+
+    def _is_data(self, record: Message) -> bool:
+        error = record.error()
+        if error is None:
+            return True
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            raise LogError(
+                f"{self._topic}: the offset to resume from is no longer in the log "
+                f"({error.str()}); rebuild the rows, then reset the offsets of {self._group}"
+            )
+        if error.fatal() or not error.retriable():
+            log.warning("consumer_error", topic=self._topic, error=error.str())
+        return False
+
+    def _observe_lag(self) -> None:
+        for partition, at in self._next.items():
+            _, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), cached=True
+            )
+            if high >= 0:
+                metrics.LAG.labels(self._topic, partition).set(max(high - at, 0))
+
+
+def _starting_offsets(consumer: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+    """Where each partition goes on: the committed offset, else its beginning."""
+    wanted = [TopicPartition(topic, p) for p in partitions]
+    starts = {}
+    for committed in consumer.committed(wanted, timeout=30):
+        if committed.error is not None:
+            raise LogError(f"{topic}/{committed.partition}: {committed.error.str()}")
+        low, _ = consumer.get_watermark_offsets(TopicPartition(topic, committed.partition), 30)
+        starts[committed.partition] = committed.offset if committed.offset >= 0 else max(low, 0)
+    return starts
+
+
+def _note_commit(error: KafkaError | None, _: list[TopicPartition]) -> None:
+    if error is not None:
+        metrics.COMMIT_FAILURES.inc()
+        log.warning("commit_failed", error=error.str())
+
+
+class KafkaSink(DynamicSink[OutRecord]):
+    """Writes records; with `durable` it returns only when the log has them.
+
+    A failed delivery raises LogError, which stops the flow before offsets behind it are committed.
+    """
+
+    def __init__(self, config: LogConfig, *, durable: bool) -> None:
+        self._config = config
+        self._durable = durable
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "KafkaSinkPartition":  # noqa: ARG002
+        """Opens one writer for this worker."""
+        return KafkaSinkPartition(LogWriter(self._config), durable=self._durable)
+
+
+class KafkaSinkPartition(StatelessSinkPartition[OutRecord]):
+    """One worker's writer."""
+
+    def __init__(self, writer: LogWriter, *, durable: bool) -> None:
+        self._writer = writer
+        self._durable = durable
+
+    def write_batch(self, items: list[OutRecord]) -> None:
+        """Appends every record, and waits for the log when durable."""
+        for record in items:
+            self._writer.append(
+                record.topic,
+                record.key,
+                record.value,
+                headers=record.headers,
+                partition=record.partition,
+            )
+        if self._durable:
+            self._writer.flush()
+        elif self._writer.first_failure is not None:
+            raise LogError(self._writer.first_failure)
+
+    def close(self) -> None:
+        """Waits for the last records."""
+        self._writer.flush()
+
+
+class CallSink(DynamicSink[Any]):
+    """Hands each batch of items to a function built for the worker."""
+
+    def __init__(self, build: Callable[[], Callable[[list[Any]], None]]) -> None:
+        self._build = build
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "CallSinkPartition":  # noqa: ARG002
+        """Builds the worker's function."""
+        return CallSinkPartition(self._build())
+
+
+class CallSinkPartition(StatelessSinkPartition[Any]):
+    """One worker's function."""
+
+    def __init__(self, write: Callable[[list[Any]], None]) -> None:
+        self._write = write
+
+    def write_batch(self, items: list[Any]) -> None:
+        """Calls the function."""
+        self._write(items)

@@ -1,0 +1,24 @@
+"""What on-call engineers watch of the flows: lag, freshness, and what became of each event."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS = Counter("headrace_stream_events", "Events by what became of them", ["effect"])
+BAD_RECORDS = Counter("headrace_stream_bad_records", "Records sent to dead-letters")
+MISROUTED = Counter("headrace_stream_misrouted", "Records moved to the partition of their user")
+CLAMPED = Counter("headrace_stream_clamped", "Events whose own time was replaced or bounded")
+ROWS_WRITTEN = Counter("headrace_stream_rows_written", "Rows written to the store", ["table"])
+ROWS_RESIDENT = Gauge("headrace_stream_rows_resident", "Rows held in memory", ["table"])
+ROW_LOADS = Gauge("headrace_stream_row_loads", "Rows read from the store so far", ["table"])
+ROW_EVICTIONS = Gauge("headrace_stream_row_evictions", "Rows given back so far", ["table"])
+LAG = Gauge("headrace_stream_lag", "Records behind the end of the log", ["topic", "partition"])
+COMMIT_FAILURES = Counter("headrace_stream_commit_failures", "Offset commits the broker refused")
+BATCH = Histogram(
+    "headrace_stream_batch_events",
+    "Events in a batch",
+    buckets=[1, 3, 10, 30, 100, 300, 1000, 4000],
+)
+FRESHNESS = Histogram(
+    "headrace_stream_freshness_seconds",
+    "From the log's receipt of an event to its rows in the store, newest event of each batch",
+    buckets=[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
+)

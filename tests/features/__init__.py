@@ -1,0 +1,1 @@
+"""Tests of rows, events, stores and the catalogue of features."""

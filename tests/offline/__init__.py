@@ -1,0 +1,1 @@
+"""Tests of datasets, downloads, replay and simulation."""

@@ -1,0 +1,236 @@
+"""A real server on a port of its own, in a thread, with honest stand-ins for what is not tested."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+
+from features import user_row
+from features.clock import Clock
+from features.compiled import Rows
+from features.events import EVENT
+from features.ids import viewer_hash
+from features.log import LogConfig
+from features.position import Position
+from features.vocabulary import EventType
+from serving.client import Client
+from serving.server import Server, ServingSettings, serve
+from serving.servicer import IngestServicer, RecommendationServicer
+from serving.slate import Decision, Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.track import Tracker, track_writer
+from serving.viewers import ReadsRow, ViewerReader
+from tests.clock import START_MS, FakeClock
+
+TOPIC = "interactions"
+NOWHERE = LogConfig("127.0.0.1:1")
+TITLES = {"tt1": "Heat", "tt2": "Ronin", "tt3": "Spy Game"}
+
+
+@dataclass
+class FakeRecommender:
+    """Recommends the three titles there are; says what it was told of the viewer."""
+
+    failure: Exception | None = None
+    takes_s: float = 0.0
+    viewers: list[Viewer] = field(default_factory=list)
+
+    def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
+        self.viewers.append(viewer)
+        self._work()
+        items = [self._item(id_) for id_ in TITLES if id_ not in query.exclude_item_ids]
+        return Slate(
+            tuple(items[: query.count]),
+            bundle_version="b1",
+            feature_version="f1",
+            n_candidates=len(TITLES),
+            degraded=() if now_ms else ("clock",),
+            feature_names=("item_trend", "user_plays"),
+        )
+
+    def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
+        self._work()
+        if item_id not in TITLES:
+            raise UnknownItemError(item_id)
+        return tuple(self._item(id_) for id_ in TITLES if id_ != item_id)[:count]
+
+    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
+        self._work()
+        return () if "Cooking" in genres else tuple(self._item(id_) for id_ in TITLES)[:count]
+
+    def _work(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+        until = time.perf_counter() + self.takes_s
+        while time.perf_counter() < until:
+            pass
+
+    def _item(self, item_id: str) -> SlateItem:
+        return SlateItem(
+            item_id,
+            TITLES[item_id],
+            score=0.5,
+            source="trending",
+            arm="popular",
+            propensity=0.25,
+            cause_item_id="tt9",
+            cause_title="Sneakers",
+            reason="because you watched Sneakers",
+            features=np.array([1.0, 2.0], np.float32),
+        )
+
+
+@dataclass
+class FakeRows:
+    """Rows in a dict, read as a server reads them."""
+
+    rows: dict[int, Rows] = field(default_factory=dict)
+    failure: Exception | None = None
+    reads: int = 0
+
+    async def read(self, id_: int) -> Rows | None:
+        self.reads += 1
+        if self.failure is not None:
+            raise self.failure
+        return self.rows.get(id_)
+
+    def put(self, row: Rows) -> None:
+        self.rows[int(row["id"][0])] = row
+
+
+def row_at(user_id: str, offset: int, partition: int = 0, logged_at_ms: int = START_MS) -> Rows:
+    """`(1,)` row of a viewer whose last event is a play at this place of the log."""
+    event = np.zeros(1, EVENT)
+    event["item"], event["event"], event["type"] = 7, offset + 1, EventType.PLAY
+    event["at_ms"] = event["logged_at_ms"] = logged_at_ms
+    event["partition"], event["offset"] = partition, offset
+    row = user_row.new_row()
+    row["id"] = viewer_hash(user_id)
+    user_row.apply(row[0], event[0])
+    return row
+
+
+def at(offset: int, partition: int = 0) -> Position:
+    """A place in the log of interactions."""
+    return Position(TOPIC, partition, offset)
+
+
+@dataclass
+class Parts:
+    """What a server is made of; a test replaces what it is about."""
+
+    settings: ServingSettings = field(default_factory=lambda: ServingSettings(port=0))
+    log: LogConfig = NOWHERE
+    topic: str = TOPIC
+    recommender: FakeRecommender = field(default_factory=FakeRecommender)
+    rows: Callable[[], ReadsRow] = FakeRows  # made in the loop of the server
+    clock: Clock = field(default_factory=FakeClock)
+    record: Callable[[Decision], None] | None = None
+    max_in_flight: int = 2_000
+    may_be_warm: threading.Event = field(default_factory=threading.Event)
+    decisions: list[Decision] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.may_be_warm.set()
+
+
+class Running:
+    """A server that runs in a thread."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.rows: Any = None
+        self._port: Future[int] = Future()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        self.port = self._port.result(30)
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def channel(self) -> grpc.Channel:
+        return grpc.insecure_channel(self.target)
+
+    def stop(self) -> None:
+        """Begins to drain; returns at once."""
+        self.parts.may_be_warm.set()
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    def join(self) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            if self._port.done():
+                raise
+            self._port.set_exception(error)
+
+    async def _main(self) -> None:
+        parts, settings = self.parts, self.parts.settings
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        tracker = Tracker(
+            track_writer(parts.log, settings.track_timeout_ms),
+            parts.topic,
+            parts.clock,
+            max_in_flight=parts.max_in_flight,
+            timeout_s=settings.track_timeout_ms / 1_000,
+        )
+        tracker.start()
+        self.rows = parts.rows()
+        server = Server(
+            settings,
+            IngestServicer(tracker, stream_idle_s=settings.stream_idle_s),
+            RecommendationServicer(
+                parts.recommender,
+                ViewerReader(self.rows, parts.topic),
+                parts.record or parts.decisions.append,
+                lambda: 1_500,
+                parts.clock,
+                parts.clock,
+                topic=parts.topic,
+                default_wait_ms=settings.default_wait_ms,
+            ),
+        )
+        try:
+            await serve(server, warm=self._warm, listening=self._port.set_result, stop=self._stop)
+        finally:
+            await tracker.close()
+
+    async def _warm(self) -> None:
+        await asyncio.to_thread(self.parts.may_be_warm.wait)
+
+
+@contextmanager
+def running(parts: Parts | None = None) -> Iterator[Running]:
+    """A server for the length of a test."""
+    server = Running(parts or Parts())
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.join()
+
+
+@contextmanager
+def served(parts: Parts | None = None) -> Iterator[tuple[Running, Client]]:
+    """A server and a client of it."""
+    with running(parts) as server, Client(server.target, timeout_s=10.0) as client:
+        yield server, client
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Returns once a condition holds; fails when it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not come true"
+        time.sleep(0.005)
