@@ -271,7 +271,7 @@ def _scan_context(buffer: NDArray[np.uint8], at: int, end: int, event: Row) -> b
 
 @compiled
 def _varint(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[Any, int]:
-    """Reads a varint of at most ten bytes; the place behind it, or -1 when there is none."""
+    """Reads a varint in its shortest form; the place behind it, or -1 when there is none."""
     value, shift = np.uint64(0), np.uint64(0)
     for _ in range(10):
         if at >= end:
@@ -280,7 +280,7 @@ def _varint(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[Any, int]:
         at += 1
         value |= np.uint64(byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value, at if byte > 0 or shift == 0 else -1
         shift += np.uint64(7)
     return value, -1
 

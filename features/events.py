@@ -22,7 +22,9 @@ MAX_SLOT: Final = 10_000
 NO_RATING: Final = -1.0
 NO_SLOT: Final = -1
 
-CLAMPED: Final = 1  # flag: the event's own time was absent, absurd or too far in the future
+# Flags of an event.
+CLAMPED: Final = 1  # its own time was absurd or too far in the future
+DUPLICATE: Final = 2  # its id has been seen: positions move, nothing else
 
 EVENT = np.dtype(
     [
@@ -138,16 +140,16 @@ def _problem_with_ids(interaction: Interaction) -> str | None:
 
 
 def _problem_with_type(interaction: Interaction) -> str | None:
-    if interaction.type not in EventType or interaction.type == EventType.UNSPECIFIED:
+    if interaction.type not in set(EventType) or interaction.type == EventType.UNSPECIFIED:
         return (
             "interaction.type must be one of "
             f"{', '.join(t.name.lower() for t in list(EventType)[1:])}; got {int(interaction.type)}"
         )
     if interaction.type == EventType.RATE and interaction.rating is None:
         return "interaction.rating is required for the type rate; got none"
-    if interaction.device not in Device:
+    if interaction.device not in set(Device):
         return f"interaction.context.device must be within 0..4; got {int(interaction.device)}"
-    if interaction.page not in Page:
+    if interaction.page not in set(Page):
         return f"interaction.context.page must be within 0..4; got {int(interaction.page)}"
     return None
 

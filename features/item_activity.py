@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from features.compiled import Row, compiled
 from features.events import NO_RATING
 from features.vocabulary import EventType
-from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, ring_add, ring_sum
+from features.windows import DAY_MS, HOUR_MS, MINUTE_MS, decay, ring_add, ring_sum
 
 FIVE_MINUTES_MS = 5 * MINUTE_MS
 MOST = 2**32 - 1
+N_HOURS, N_DAYS = 24, 15
 
 KINDS = ("impressions", "clicks", "plays", "completions", "positives", "negatives", "engaged")
 IMPRESSIONS, CLICKS, PLAYS, COMPLETIONS, POSITIVES, NEGATIVES, ENGAGED = range(7)
@@ -22,8 +23,8 @@ N_KINDS = len(KINDS)
 FIELDS = np.dtype(
     [
         ("five_minutes", "u4", (12, N_KINDS)),  # the last hour
-        ("hours", "u4", (24, N_KINDS)),  # the last day
-        ("days", "u4", (8, N_KINDS)),  # the last week and today
+        ("hours", "u4", (N_HOURS, N_KINDS)),  # the last day
+        ("days", "u4", (N_DAYS, N_KINDS)),  # the last two weeks and today
         ("newest_five_minutes", "i4"),
         ("newest_hour", "i4"),
         ("newest_day", "i4"),
@@ -33,7 +34,6 @@ FIELDS = np.dtype(
         ("rating_square_sum_tenths", "u8"),
         ("first_ms", "i8"),
         ("last_ms", "i8"),
-        ("late", "u4"),  # events older than every window: in the totals alone
     ],
     align=True,
 )
@@ -47,8 +47,11 @@ COLUMNS = (
     ("item_engaged_24h", "events", "deliberate actions in the last day", 0.0),
     ("item_engaged_3d", "events", "deliberate actions in the last 3 days", 0.0),
     ("item_engaged_7d", "events", "deliberate actions in the last week", 0.0),
+    ("item_engaged_14d", "events", "deliberate actions in the last two weeks", 0.0),
     ("item_engaged_total", "events", "deliberate actions ever", 0.0),
-    ("item_trend", "events", "deliberate actions, decayed by half a day after day", 0.0),
+    ("item_trend_6h", "events", "deliberate actions, decayed with a half-life of 6 hours", 0.0),
+    ("item_trend_1d", "events", "deliberate actions, decayed with a half-life of a day", 0.0),
+    ("item_trend_3d", "events", "deliberate actions, decayed with a half-life of 3 days", 0.0),
     ("item_velocity", "events/hour", "engagement of the last 6 hours per hour", 0.0),
     ("item_acceleration", "ratio", "log of the last day against the daily mean of the week", 0.0),
     ("item_click_rate", "0..1", "clicks per impression of the day, smoothed", 0.1),
@@ -62,8 +65,7 @@ COLUMNS = (
 )
 N_COLUMNS = len(COLUMNS)
 
-TREND = 9  # column of item_trend: what `Trending` sorts by
-TREND_HALF_LIFE_H = 24.0
+TREND_HALF_LIVES_MS = np.array([6 * HOUR_MS, DAY_MS, 3 * DAY_MS], np.float64)
 PRIOR_RATING_TENTHS, PRIOR_RATINGS = 70.0, 5.0
 CLICK_PRIOR, COMPLETION_PRIOR, LIKE_PRIOR = (1.0, 10.0), (3.0, 10.0), (7.0, 10.0)
 
@@ -108,7 +110,6 @@ def _kinds(event_type: int, rating: float) -> int:
 @compiled
 def _count(row: Row, at_ms: int, kinds: int) -> None:
     five_minutes, hour, day = at_ms // FIVE_MINUTES_MS, at_ms // HOUR_MS, at_ms // DAY_MS
-    row["late"] += kinds != 0 and day <= row["newest_day"] - 8
     for kind in range(N_KINDS):
         if (kinds >> kind) & 1:
             row["newest_five_minutes"] = ring_add(
@@ -130,20 +131,30 @@ def _in_days(row: Row, now_ms: int, n_days: int, kind: int) -> int:
 
 
 @compiled
-def _trend(row: Row, now_ms: int) -> float:
-    """Engagement with a half-life of a day, from hourly buckets, then from daily ones."""
-    trend = 0.0
-    now_hour, now_day = now_ms // HOUR_MS, now_ms // DAY_MS
-    newest_hour, newest_day = row["newest_hour"], row["newest_day"]
-    for hour in range(max(now_hour, newest_hour) - 23, newest_hour + 1):
-        if hour > newest_hour - 24:
-            age_h = max(now_hour - hour, 0)
-            trend += row["hours"][hour % 24, ENGAGED] * 2.0 ** (-age_h / TREND_HALF_LIFE_H)
-    for day in range(newest_day - 7, newest_day + 1):
-        age_d = now_day - day
-        if age_d >= 2:
-            trend += row["days"][day % 8, ENGAGED] * 2.0 ** (-float(age_d))
-    return trend
+def _trends(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
+    """Engagement with each of TREND_HALF_LIVES_MS: the last day by the hour, before by the day."""
+    out[:] = 0.0
+    day = now_ms // DAY_MS
+    newest = row["newest_hour"]
+    counted_yesterday = 0
+    for hour in range(max(now_ms // HOUR_MS, newest) - N_HOURS + 1, newest + 1):
+        count = row["hours"][hour % N_HOURS, ENGAGED]
+        _add_decayed(count, now_ms - (hour * HOUR_MS + HOUR_MS // 2), out)
+        if hour // 24 == day - 1:
+            counted_yesterday += count
+    newest = row["newest_day"]
+    for passed in range(max(day, newest) - N_DAYS + 1, min(newest, day - 1) + 1):
+        count = row["days"][passed % N_DAYS, ENGAGED]
+        if passed == day - 1:
+            count -= counted_yesterday
+        _add_decayed(count, max(now_ms - (passed * DAY_MS + DAY_MS // 2), DAY_MS), out)
+
+
+@compiled
+def _add_decayed(count: int, age_ms: int, out: NDArray[np.float32]) -> None:
+    if count > 0:
+        for i in range(len(TREND_HALF_LIVES_MS)):
+            out[i] += count * decay(age_ms, TREND_HALF_LIVES_MS[i])
 
 
 @compiled
@@ -161,18 +172,19 @@ def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
     out[5] = _in_hours(row, now_ms, 24, ENGAGED)
     out[6] = _in_days(row, now_ms, 3, ENGAGED)
     out[7] = _in_days(row, now_ms, 7, ENGAGED)
-    out[8] = row["totals"][ENGAGED]
-    out[TREND] = _trend(row, now_ms)
-    out[10] = out[4] / 6.0
-    out[11] = np.log((out[5] + 1.0) / (out[7] / 7.0 + 1.0))
-    out[12] = (out[2] + CLICK_PRIOR[0]) / (_in_hours(row, now_ms, 24, IMPRESSIONS) + CLICK_PRIOR[1])
+    out[8] = _in_days(row, now_ms, 14, ENGAGED)
+    out[9] = row["totals"][ENGAGED]
+    _trends(row, now_ms, out[10:13])
+    out[13] = out[4] / 6.0
+    out[14] = np.log((out[5] + 1.0) / (out[7] / 7.0 + 1.0))
+    out[15] = (out[2] + CLICK_PRIOR[0]) / (_in_hours(row, now_ms, 24, IMPRESSIONS) + CLICK_PRIOR[1])
     plays = max(row["totals"][PLAYS], row["totals"][COMPLETIONS])
-    out[13] = (row["totals"][COMPLETIONS] + COMPLETION_PRIOR[0]) / (plays + COMPLETION_PRIOR[1])
+    out[16] = (row["totals"][COMPLETIONS] + COMPLETION_PRIOR[0]) / (plays + COMPLETION_PRIOR[1])
     likes, dislikes = row["totals"][POSITIVES], row["totals"][NEGATIVES]
-    out[14] = (likes + LIKE_PRIOR[0]) / (likes + dislikes + LIKE_PRIOR[1])
-    _rating_values(row, out[15:18])
-    out[18] = max(now_ms - row["first_ms"], 0) / DAY_MS if row["first_ms"] > 0 else 0.0
-    out[19] = min(max(now_ms - row["last_ms"], 0) / DAY_MS, 365.0)
+    out[17] = (likes + LIKE_PRIOR[0]) / (likes + dislikes + LIKE_PRIOR[1])
+    _rating_values(row, out[18:21])
+    out[21] = max(now_ms - row["first_ms"], 0) / DAY_MS if row["first_ms"] > 0 else 0.0
+    out[22] = min(max(now_ms - row["last_ms"], 0) / DAY_MS, 365.0)
 
 
 @compiled

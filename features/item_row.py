@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from features import item_activity
 from features.compiled import Row, Rows, compiled
+from features.events import DUPLICATE
 from features.item_activity import update as update_activity
 from features.item_activity import values as activity_values
 
@@ -36,12 +37,16 @@ def new_row() -> NDArray[np.void]:
 
 @compiled
 def apply(row: Row, event: Row) -> bool:
-    """Takes one event in, exactly once; False when the row includes it already."""
+    """Takes one event in, exactly once; False when the row includes it already.
+
+    A duplicate moves the position alone, so that no replay takes it for an original.
+    """
     partition = event["partition"]
     if event["offset"] <= row["offsets"][partition]:
         return False
     row["offsets"][partition] = event["offset"]
-    update_activity(row["activity"], event)
+    if not event["flags"] & DUPLICATE:
+        update_activity(row["activity"], event)
     return True
 
 

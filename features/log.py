@@ -36,7 +36,7 @@ class LogConfig:
         """What every client needs; errors go to callbacks and exceptions, not to standard error."""
         return {
             "bootstrap.servers": self.bootstrap,
-            "log_level": 3,
+            "log_level": 2,
             "socket.nagle.disable": True,
             **self.options,
         }

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from features import user_activity, user_taste, viewing_state
 from features.compiled import Row, Rows, compiled
+from features.events import DUPLICATE
 from features.user_activity import update as update_activity
 from features.user_activity import values as activity_values
 from features.user_taste import update as update_taste
@@ -27,7 +28,6 @@ USER_ROW = np.dtype(
         ("offset", "i8"),  # of the last event included
         ("logged_at_ms", "i8"),  # when the log received that event
         ("remembered_events", "u8", (N_REMEMBERED,)),
-        ("remembered_offsets", "i8", (N_REMEMBERED,)),
         ("activity", user_activity.FIELDS),
         ("taste", user_taste.FIELDS),
         ("viewing", viewing_state.FIELDS),
@@ -42,7 +42,7 @@ _TASTE_AT = len(user_activity.COLUMNS)
 _VIEWING_AT = _TASTE_AT + len(user_taste.COLUMNS)
 
 # What became of an event.
-DUPLICATE, REPLAYED, APPLIED = 0, 1, 2
+REPLAYED, SEEN_BEFORE, APPLIED = 0, 1, 2
 
 
 def new_row() -> NDArray[np.void]:
@@ -54,36 +54,27 @@ def new_row() -> NDArray[np.void]:
 
 @compiled
 def apply(row: Row, event: Row) -> int:
-    """Takes one event in, exactly once; says whether it is APPLIED, REPLAYED or a DUPLICATE.
+    """Takes one event in, exactly once; says what became of it.
 
-    A replayed original leaves the row as it is, yet must still reach its title's row.
+    REPLAYED: the row includes it already and stays as it is. SEEN_BEFORE: a second event with an id
+    that the row remembers; only the position moves, and the event is flagged DUPLICATE. Either way
+    it must go on to its title's row, which decides by its own position.
     """
-    same_log = row["partition"] == event["partition"]
-    if same_log and event["offset"] <= row["offset"]:
-        return DUPLICATE if _was_duplicate(row, event) else REPLAYED
+    if row["partition"] == event["partition"] and event["offset"] <= row["offset"]:
+        return REPLAYED
     row["partition"] = event["partition"]
     row["offset"] = event["offset"]
     row["logged_at_ms"] = event["logged_at_ms"]
     for remembered in row["remembered_events"]:
         if remembered == event["event"]:
-            return DUPLICATE
-    place = row["next_remembered"]
-    row["remembered_events"][place] = event["event"]
-    row["remembered_offsets"][place] = event["offset"]
-    row["next_remembered"] = (place + 1) % N_REMEMBERED
+            event["flags"] |= DUPLICATE
+            return SEEN_BEFORE
+    row["remembered_events"][row["next_remembered"]] = event["event"]
+    row["next_remembered"] = (row["next_remembered"] + 1) % N_REMEMBERED
     update_activity(row["activity"], event)
     update_taste(row["taste"], event)
     update_viewing(row["viewing"], event)
     return APPLIED
-
-
-@compiled
-def _was_duplicate(row: Row, event: Row) -> bool:
-    """Whether the row remembers this event id from another place in the log."""
-    for i in range(N_REMEMBERED):
-        if row["remembered_events"][i] == event["event"]:
-            return bool(row["remembered_offsets"][i] != event["offset"])
-    return False
 
 
 @compiled

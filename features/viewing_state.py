@@ -49,8 +49,10 @@ def update(row: Row, event: Row) -> None:
     if place >= 0:
         state, fraction = row["states"][place], row["fractions"][place]
         rating, at_ms = row["ratings"][place], max(at_ms, row["at_ms"][place])
+    elif is_done_with(row, event["item"]):
+        state = WATCHED  # long ago: only its fingerprint was left
     if event["rating"] >= 0:
-        rating = int(event["rating"] * 10) + 1
+        rating = int(event["rating"] * 10 + 0.5) + 1
     fraction = max(fraction, _fraction(event))
     state = _next_state(state, kind, fraction)
     _put_in_front(row, place, event["item"])
@@ -65,22 +67,25 @@ def _fraction(event: Row) -> int:
     if event["watch_duration_s"] <= 0:
         return 0
     share = min(event["watch_position_s"] / event["watch_duration_s"], 1.0)
-    return int(share * FRACTION_STEPS)
+    return int(share * FRACTION_STEPS + 0.5)
 
 
 @compiled
 def _next_state(state: int, kind: int, fraction: int) -> int:
-    """The rules: a rating says watched; a dislike rejects; leaving a started title abandons it."""
+    """The rules: a rating says watched; a dislike rejects until a like; a skip abandons."""
     if kind == EventType.DISLIKE:
-        return REJECTED
-    if kind in (EventType.COMPLETE, EventType.RATE):
-        return WATCHED
-    if kind in (EventType.PLAY, EventType.PROGRESS):
+        state = REJECTED
+    elif kind == EventType.LIKE and state == REJECTED:
+        state = SEEN
+    elif kind in (EventType.COMPLETE, EventType.RATE):
+        state = WATCHED
+    elif kind in (EventType.PLAY, EventType.PROGRESS):
         if fraction >= WATCHED_FRACTION * FRACTION_STEPS:
-            return WATCHED
-        return state if state == WATCHED else IN_PROGRESS
-    if kind == EventType.SKIP and state == IN_PROGRESS:
-        return ABANDONED
+            state = WATCHED
+        elif state != WATCHED:
+            state = IN_PROGRESS
+    elif kind == EventType.SKIP and state == IN_PROGRESS:
+        state = ABANDONED
     return state
 
 

@@ -1,17 +1,20 @@
-"""Composition: the one place that names concrete classes. Everybody else receives what they need."""
+"""Composition: the one place that names concrete classes; everybody else is given them."""
 
-from datetime import timedelta
 from threading import Event
 
 from bytewax.dataflow import Dataflow
 
 from features.clock import Clock, StreamClock, WallClock
+from features.item_row import MAX_PARTITIONS
+from features.log import LogError, partitions_of
 from features.store import ITEMS, USERS
 from infra import topics
 from infra.settings import Settings
+from infra.telemetry import READY
 from streams.catalogue import TitleFollower
 from streams.features import FlowParts, Topics, build_flow
 from streams.row_writer import RowWriter
+from streams.runner import run_flow
 
 
 def clock(kind: str) -> Clock:
@@ -23,6 +26,12 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
     """The features flow against the settings' log and store; `stop` ends it cleanly."""
     log = settings.kafka.log_config()
     prefix = settings.kafka.prefix
+    partitions = partitions_of(log, prefix + topics.INTERACTIONS)
+    if len(partitions) > MAX_PARTITIONS:
+        raise LogError(
+            f"{prefix}{topics.INTERACTIONS} must have at most {MAX_PARTITIONS} partitions: "
+            f"a title's row holds a position for each; it has {len(partitions)}"
+        )
     follower = TitleFollower(log, prefix + topics.CATALOG)
     writer = RowWriter(settings.redis.config())
     return build_flow(
@@ -34,7 +43,7 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
                 prefix + topics.DEAD_LETTERS,
             ),
             group=settings.stream.group,
-            n_partitions=settings.kafka.partitions,
+            n_partitions=len(partitions),
             titles=follower.titles,
             refresh_titles=follower.refresh,
             clock=clock(settings.stream.clock),
@@ -48,8 +57,9 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
 
 def run_features_flow(settings: Settings, stop: Event) -> None:
     """Runs the features flow in this thread until `stop` is set or something breaks."""
-    from bytewax._bytewax import run_main  # noqa: PLC2701, PLC0415 (the door with epoch intervals)
-
-    run_main(
-        features_flow(settings, stop), epoch_interval=timedelta(seconds=settings.stream.epoch_s)
-    )
+    flow = features_flow(settings, stop)
+    READY.set(1)
+    try:
+        run_flow(flow, settings.stream.epoch_s)
+    finally:
+        READY.set(0)

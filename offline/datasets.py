@@ -43,7 +43,7 @@ CHINA: Final = timezone(timedelta(hours=8))
 NO_GENRES: Final = "(no genres listed)"
 ARTICLES: Final = "The|An?|L[aei]s?|L'|El|Los|Il|Un|Une|Uma|Der|Die|Das|Den|Det|Da|De|O|Os|As"
 
-_TRAILING_ARTICLE = re.compile(rf"([^()]+), ({ARTICLES})(?=\s*(?:\(|\)|$))")
+_TRAILING_ARTICLE = re.compile(rf"^(.+), ({ARTICLES})$|([^()]+), ({ARTICLES})(?=\s*[()])")
 _TRAILING_YEAR = re.compile(r"\s*\((\d{4})[^()]*\)\s*$")
 
 Ints = NDArray[np.int64]
@@ -522,8 +522,9 @@ def natural_title(title: str) -> str:
 
 
 def _with_article_in_front(match: re.Match[str]) -> str:
-    space = "" if match[2].endswith("'") else " "
-    return f"{match[2]}{space}{match[1]}"
+    title, article = (match[1], match[2]) if match[1] else (match[3], match[4])
+    space = "" if article.endswith("'") else " "
+    return f"{article}{space}{title}"
 
 
 def _genres(text: str) -> tuple[str, ...]:

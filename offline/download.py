@@ -22,7 +22,7 @@ from rich.progress import Progress, TaskID
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 from tenacity.wait import wait_base
 
-from offline.datasets import DATASETS, DatasetError, UnknownDatasetError
+from offline.datasets import DatasetError, UnknownDatasetError
 
 CHUNK_BYTES: Final = 1 << 16
 ATTEMPTS: Final = 6
@@ -96,12 +96,19 @@ SOURCES: Final[Mapping[str, tuple[RemoteFile, ...]]] = {
     ),
 }
 
+TERMS: Final[Mapping[str, str]] = {
+    "movietweetings": "MIT; cite Dooms, De Pessemier, Martens, CrowdRec 2013",
+    "movielens": "research, no redistribution without permission; cite Harper, Konstan, TiiS 2015",
+    "kuairand": "CC BY-SA 4.0; cite Gao et al., CIKM 2022",
+}
+
 
 @dataclass(slots=True)
 class Downloaded:
     """What a download did; `files` are in place, checked as far as their publisher allows."""
 
     name: str
+    terms: str  # under which the publisher gives the data away
     files: list[Path] = field(default_factory=list)
     received_bytes: int = 0
     kept_bytes: int = 0  # of earlier, interrupted downloads
@@ -130,9 +137,9 @@ def get(
     an interrupted file stays for the next call.
     """
     if name not in sources:
-        raise UnknownDatasetError(f"dataset must be one of {', '.join(DATASETS)}; got {name!r}")
+        raise UnknownDatasetError(f"dataset must be one of {', '.join(sources)}; got {name!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    result = Downloaded(name)
+    result = Downloaded(name, TERMS.get(name, ""))
     mirror = (base_urls or {}).get(name)
     own_client = client or httpx.Client(timeout=TIMEOUT, follow_redirects=True)
     try:
@@ -168,20 +175,27 @@ class _Download:
         self.backoff = backoff
         self.bar = _Bar(progress, file.name)
         self.result = result
+        self.kept_bytes = 0
 
     def run(self) -> None:
-        """Fetches, checks, names and unpacks the file."""
-        if not self.target.exists():
-            self.result.kept_bytes += _size(self.part)
-            self._retrying(self._fetch_rest)
-            self._check(self.part)
-            self.version.unlink(missing_ok=True)
-            self.part.replace(self.target)
+        """Fetches, checks, names and unpacks the file, as far as that is not done already."""
+        is_new = not self.target.exists()
+        if is_new:
+            self._fetch()
         else:
             self._check(self.target)
         self.result.files.append(self.target)
-        if self.file.unpacks_to is not None:
-            unpack(self.target, self.file.unpacks_to, self.file.max_unpacked_bytes)
+        folder = self.file.unpacks_to
+        if folder is not None and (is_new or not self.target.with_name(folder).exists()):
+            unpack(self.target, folder, self.file.max_unpacked_bytes)
+
+    def _fetch(self) -> None:
+        self.kept_bytes = _size(self.part)
+        self._retrying(self._fetch_rest)
+        self._check(self.part)
+        self.version.unlink(missing_ok=True)
+        self.part.replace(self.target)
+        self.result.kept_bytes += self.kept_bytes
 
     def _retrying(self, attempt: Callable[[], None]) -> None:
         """Makes attempts until one succeeds, with growing pauses. Raises DownloadError."""
@@ -207,6 +221,8 @@ class _Download:
             headers |= {"Range": f"bytes={start}-", "If-Range": version}
         with self.client.stream("GET", self.url, headers=headers) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                if response.headers.get("Content-Range") == f"bytes */{start}":
+                    return  # all of it is here already
                 self._forget()
                 raise _TransientError("the server has no such range; beginning again")
             self._refuse_errors(response)
@@ -220,8 +236,7 @@ class _Download:
         self._refuse_size(total or 0)
         self._remember_version(response)
         self.bar.begin(start, total)
-        if not start:
-            self.result.kept_bytes = 0
+        self.kept_bytes = min(self.kept_bytes, start)
         size = start
         with self.part.open("r+b" if start else "wb") as out:
             out.seek(start)

@@ -193,9 +193,10 @@ class MirrorFollower:
                 pause_s = FIRST_PAUSE_S
 
     def _begin_again(self) -> _Start:
+        start = self._begin()
         self.counts.reloads += 1
         metrics.MIRROR_RELOADS.inc()
-        return self._begin()
+        return start
 
     def _follow(self, start: _Start) -> None:
         """Applies updates until told to stop, or until this log is no longer the one it was."""

@@ -218,7 +218,8 @@ def channel_options(settings: ServingSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", int(settings.so_reuseport)),
         ("grpc.max_receive_message_length", settings.max_request_bytes),
-        ("grpc.max_concurrent_streams", settings.max_concurrent),
+        # Above the limit of the server, which refuses; a limit here lets clients queue unseen.
+        ("grpc.max_concurrent_streams", 4 * settings.max_concurrent),
         ("grpc.max_connection_idle_ms", 1_000 * settings.connection_idle_s),
         ("grpc.max_connection_age_ms", 1_000 * settings.connection_age_s),
         ("grpc.max_connection_age_grace_ms", 60_000),

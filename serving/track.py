@@ -15,11 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
+from confluent_kafka import KafkaError, KafkaException
 
 from features.clock import Clock
 from features.codec import encode_interaction
 from features.events import Interaction, problem_with
-from features.log import CONTENT_TYPE, PROTOBUF_TYPE, LogConfig, LogError, LogWriter
+from features.log import (
+    CONTENT_TYPE,
+    PROTOBUF_TYPE,
+    Delivered,
+    LogConfig,
+    LogError,
+    LogWriter,
+)
 from features.position import Position
 from serving import metrics
 from serving.slate import Decision
@@ -59,12 +67,13 @@ class Underway:
     outcome: "asyncio.Future[Position | str]"  # where it lies, or why it does not
 
 
-def track_writer(config: LogConfig, timeout_ms: int = 2_000) -> LogWriter:
+def track_writer(config: LogConfig, timeout_ms: int = 2_000) -> "SteadyWriter":
     """A writer for a Tracker: what is not acknowledged within `timeout_ms` is given up."""
-    return LogWriter(config, **{"delivery.timeout.ms": timeout_ms, "log_level": 0})
+    overrides: dict[str, str | int] = {"delivery.timeout.ms": timeout_ms, "log_level": 0}
+    return SteadyWriter(lambda: LogWriter(config, **overrides), "track-deliveries")
 
 
-def impression_writer(config: LogConfig, timeout_ms: int = 10_000) -> LogWriter:
+def impression_writer(config: LogConfig, timeout_ms: int = 10_000) -> "SteadyWriter":
     """A writer for an ImpressionRecorder: batches of some milliseconds, compressed."""
     overrides: dict[str, str | int] = {
         "delivery.timeout.ms": timeout_ms,
@@ -72,30 +81,82 @@ def impression_writer(config: LogConfig, timeout_ms: int = 10_000) -> LogWriter:
         "compression.type": "lz4",
         "log_level": 0,
     }
-    return LogWriter(config, **overrides)
+    return SteadyWriter(lambda: LogWriter(config, **overrides), "impression-deliveries")
 
 
-class DeliveryPoller:
-    """Serves a writer's delivery reports on a thread, which sleeps until there is one."""
+class SteadyWriter:
+    """A log writer for as long as a server runs: acknowledged on a thread, replaced when broken.
 
-    def __init__(self, writer: LogWriter, name: str) -> None:
-        self._writer = writer
+    A producer that cannot say any more which records are written (the broker has forgotten it, a
+    sequence does not fit) is broken for good and refuses all records. Another one takes its place,
+    while reports of the old one are served until it has none left.
+    """
+
+    def __init__(self, make: Callable[[], LogWriter], name: str) -> None:
+        self._make = make
+        self._writer = make()
+        self._old: list[LogWriter] = []
+        self._is_broken = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.replaced = 0
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the thread that serves acknowledgements; it sleeps until there is one."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the thread, at the latest after the poll that runs."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+    def append(self, topic: str, key: bytes, value: bytes, delivered: Delivered) -> None:
+        """Queues one record; `delivered` is called from some thread. Raises LogError."""
+        try:
+            self._writer.append(topic, key, value, headers=HEADERS, delivered=delivered)
+        except KafkaException:  # the record is queued; a report that was served meanwhile says so
+            self._is_broken.set()
+        except LogError as error:
+            if _is_fatal(error.__cause__):
+                self._is_broken.set()
+            raise
+
+    def close(self, timeout_s: float) -> None:
+        """Waits until all is acknowledged, at most `timeout_s`, and stops. Raises LogError."""
+        try:
+            self._writer.flush(timeout_s)
+        except KafkaException as error:
+            raise LogError(f"records were not delivered: {error.args[0].str()}") from error
+        finally:
+            self._stopping.set()
+            if self._thread.ident is not None:
+                self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self._writer.poll(POLL_S)
+            if self._is_broken.is_set():
+                self._replace()
+            if not self._poll(self._writer, POLL_S):
+                self._is_broken.set()
+            for old in self._old:
+                self._poll(old, 0.0)
+            self._old = [old for old in self._old if old.pending()]
+
+    def _poll(self, writer: LogWriter, timeout_s: float) -> bool:
+        """Serves reports; False when one says that the writer is broken for good."""
+        try:
+            writer.poll(timeout_s)
+        except KafkaException as error:
+            log.error("producer_broken", reason=error.args[0].str())
+            return False
+        return True
+
+    def _replace(self) -> None:
+        self._old.append(self._writer)
+        self._writer = self._make()
+        self._is_broken.clear()
+        self.replaced += 1
+        log.warning("producer_replaced", times=self.replaced)
+
+
+def _is_fatal(error: BaseException | None) -> bool:
+    """Whether a producer that raised this refuses all further records."""
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError._FATAL
 
 
 class Tracker:
@@ -108,7 +169,7 @@ class Tracker:
 
     def __init__(
         self,
-        writer: LogWriter,
+        writer: SteadyWriter,
         topic: str,
         clock: Clock,
         *,
@@ -121,18 +182,16 @@ class Tracker:
         self._timeout_s = timeout_s
         self._room = asyncio.Semaphore(max_in_flight)
         self._max_in_flight = max_in_flight
-        self._poller = DeliveryPoller(writer, "track-deliveries")
         self._is_away = False
 
     def start(self) -> None:
         """Begins to serve acknowledgements."""
-        self._poller.start()
+        self._writer.start()
 
     async def close(self) -> None:
         """Waits for what is on its way, as long as the log may take, and stops."""
         with contextlib.suppress(LogError):  # whoever waited for the record has been told
-            await asyncio.to_thread(self._writer.flush, self._timeout_s)
-        await asyncio.to_thread(self._poller.stop)
+            await asyncio.to_thread(self._writer.close, self._timeout_s)
 
     async def track(self, interaction: Interaction, budget_s: float = float("inf")) -> Tracked:
         """Writes one interaction and returns when the log has it.
@@ -184,8 +243,7 @@ class Tracker:
                 self._topic,
                 interaction.user_id.encode(),
                 encode_interaction(interaction),
-                headers=HEADERS,
-                delivered=delivered,
+                delivered,
             )
         except LogError as error:
             settle(str(error))
@@ -224,7 +282,7 @@ class ImpressionRecorder:
 
     def __init__(
         self,
-        writer: LogWriter,
+        writer: SteadyWriter,
         topic: str,
         encode: Callable[[Decision], bytes],
         *,
@@ -242,19 +300,17 @@ class ImpressionRecorder:
         self._dropped_in_a_row = 0
         self.recorded = 0
         self.dropped = 0
-        self._poller = DeliveryPoller(writer, "impression-deliveries")
 
     def start(self) -> None:
         """Begins to serve acknowledgements."""
-        self._poller.start()
+        self._writer.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Waits for what is pending, at most `timeout_s`; the rest is logged as lost."""
         try:
-            self._writer.flush(timeout_s)
+            self._writer.close(timeout_s)
         except LogError as error:
             log.warning("decisions_lost_at_close", reason=str(error))
-        self._poller.stop()
 
     def record(self, decision: Decision) -> None:
         """Encodes a decision and hands it to the log; about 0.05 ms, never raises."""
@@ -279,9 +335,7 @@ class ImpressionRecorder:
                 self._note_recorded()
 
         try:
-            self._writer.append(
-                self._topic, user_id.encode(), value, headers=HEADERS, delivered=delivered
-            )
+            self._writer.append(self._topic, user_id.encode(), value, delivered)
         except LogError as error:
             self._settle(size)
             self._drop("log", str(error))

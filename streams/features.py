@@ -6,7 +6,8 @@
 
 A batch is what arrived while the last one was being written; there is no timer on the way. A shard
 owns the users of its partitions, or a share of the titles. The rows of titles are written before
-those of users, so that a user's position never promises what a title does not have yet.
+those of users: whatever a user's row includes is in the titles' rows too, so after a crash the
+positions alone tell what is still to be done.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -177,9 +178,8 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         effects = np.empty(len(events), np.uint8)
         user_row.apply_all(self._cache.rows, slots, events, effects)
         _count_effects(effects)
-        for_titles = events[effects != user_row.DUPLICATE]
         changed = np.unique(slots[effects != user_row.REPLAYED])
-        out: list[Keyed] = list(self._by_item_shard(for_titles))
+        out: list[Keyed] = list(self._by_item_shard(events))
         if len(changed):
             rows = RowWrites("user", self._cache.rows[changed], int(events["logged_at_ms"].max()))
             out.append((str(int(events["partition"][0]) % self._n_workers), rows))
@@ -187,8 +187,7 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
         if self._n_workers == 1:
-            if len(events):
-                yield "0", events
+            yield "0", events
             return
         shards = events["item"] % np.uint64(self._n_workers)
         for shard in np.unique(shards):
@@ -277,7 +276,7 @@ class UpdateEncoder:
 
 def _count_effects(effects: NDArray[np.uint8]) -> None:
     counts = np.bincount(effects, minlength=3)
-    for effect, name in enumerate(("duplicate", "replayed", "applied")):
+    for effect, name in enumerate(("replayed", "duplicate", "applied")):
         if counts[effect]:
             metrics.EVENTS.labels(name).inc(int(counts[effect]))
 

@@ -53,7 +53,7 @@ class RowWriter:
         self._servers_seen = self._link.servers_seen
         if first:
             return
-        for cache in self._caches:
+        for cache in sorted(self._caches, key=lambda cache: cache.store.table is USERS):
             rows = cache.resident()
             cache.store.write(rows)
             log.warning("rows_restored", table=cache.store.table.letter, rows=len(rows))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features import item_row, user_row
-from features.events import EVENT, NO_RATING, NO_SLOT
-from features.vocabulary import EventType
+from features.events import EVENT, MAX_SLOT, NO_RATING, NO_SLOT, Interaction
+from features.vocabulary import Device, EventType, Page
 from features.windows import DAY_MS, MINUTE_MS
 from tests.clock import START_MS
 
@@ -115,3 +115,34 @@ def logs(min_size: int = 0, max_size: int = 30) -> st.SearchStrategy[Events]:
 def join(made: Sequence[Events]) -> Events:
     """`log_of` over a sequence."""
     return log_of(*made)
+
+
+texts = st.one_of(st.text("abcXYZ019-_:", max_size=20), st.text(max_size=12))
+ids = texts.filter(bool)
+seconds = st.floats(0, 1e6, width=32)
+ratings = st.floats(0, 10, width=32)
+
+
+@st.composite
+def _interactions(draw: st.DrawFn) -> Interaction:
+    kind = draw(st.sampled_from(list(EventType)[1:]))
+    return Interaction(
+        event_id=draw(ids),
+        user_id=draw(ids),
+        item_id=draw(ids),
+        type=kind,
+        occurred_at_ms=draw(st.one_of(st.just(0), st.integers(-(2**63), 2**63 - 1))),
+        profile_id=draw(texts),
+        session_id=draw(texts),
+        request_id=draw(texts),
+        slot=draw(st.none() | st.integers(0, MAX_SLOT)),
+        watch_position_s=draw(seconds),
+        watch_duration_s=draw(seconds),
+        rating=draw(ratings if kind == EventType.RATE else st.none() | ratings),
+        device=draw(st.sampled_from(Device)),
+        page=draw(st.sampled_from(Page)),
+        region=draw(st.sampled_from(["", "DE", "US-CA", "\u65e5\u672c"])),
+    )
+
+
+interactions = _interactions()  # every field valid, as a producer may send it

@@ -24,6 +24,8 @@ from tests.clock import START_MS
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that Feast brings along
     from feast import FeatureStore
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
 
     from features.definitions import RANKING_SERVICE
     from features.feast_store import HeadraceOnlineStore, feature_store
@@ -203,9 +205,7 @@ def test_an_unknown_feature_is_refused_by_name(world: World) -> None:
     online = HeadraceOnlineStore()
     view = world.store.get_feature_view("viewing_state")
     with pytest.raises(KeyError, match="viewing_state has no feature shoe_size"):
-        online.online_read(
-            world.store.config, view, [entity_key("user_id", "ann")], ["shoe_size"]
-        )
+        online.online_read(world.store.config, view, [entity_key("user_id", "ann")], ["shoe_size"])
     online.teardown()
 
 
@@ -291,7 +291,4 @@ def test_tearing_the_catalogue_down_deletes_no_row(world: World) -> None:
 
 
 def entity_key(join_key: str, id_: str) -> Any:
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-    from feast.protos.feast.types.Value_pb2 import Value
-
     return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=id_)])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from features import item_activity, item_row
+from features import item_row
 from features.events import EVENT, NO_RATING
 from features.item_activity import KINDS
 from features.vocabulary import EventType
@@ -122,9 +122,7 @@ def test_an_empty_row_includes_nothing_of_any_partition() -> None:
         (EventType.RATE, 0.0, {"negatives", "engaged"}),
     ],
 )
-def test_an_event_counts_as_its_kinds(
-    kind: EventType, rating: float, expected: set[str]
-) -> None:
+def test_an_event_counts_as_its_kinds(kind: EventType, rating: float, expected: set[str]) -> None:
     row = item_after(event(type=kind, rating=rating))
     counted = {
         name for name, count in zip(KINDS, row["activity"]["totals"][0], strict=True) if count
@@ -165,13 +163,24 @@ def test_rates_start_at_their_priors_and_move_with_evidence() -> None:
     assert rated["item_rating_count"] == 15
 
 
-def test_the_trend_halves_with_every_day() -> None:
-    row = item_after(*[event()] * 8)
-    now = item_values(row)["item_trend"]
-    assert now == pytest.approx(8.0)
-    for days in (2, 3, 6):
-        later = item_values(row, START_MS + days * DAY_MS)["item_trend"]
-        assert later == pytest.approx(8.0 * 0.5**days, rel=0.5)
+@pytest.mark.parametrize(("column", "half_life_days"), [("item_trend_1d", 1), ("item_trend_3d", 3)])
+@pytest.mark.parametrize("days", [2, 5, 9])
+def test_a_trend_halves_with_its_half_life(column: str, half_life_days: int, days: int) -> None:
+    trend = item_values(item_after(*[event()] * 8), START_MS + days * DAY_MS)[column]
+    exact = 8 * 0.5 ** (days / half_life_days)
+    of_half_a_day = 0.5 ** (0.5 / half_life_days)  # a day counts as its noon
+    assert exact * of_half_a_day <= trend * 1.000_01
+    assert trend <= exact / of_half_a_day * 1.000_01
+
+
+@given(st.lists(st.integers(0, 3 * 24), min_size=1, max_size=20), st.integers(0, 23))
+def test_a_trend_never_rises_without_an_event(hours: list[int], later_h: int) -> None:
+    row = item_after(*(event(at_ms=START_MS - hour * HOUR_MS) for hour in hours))
+    times_ms = [START_MS + (later_h + hour) * HOUR_MS for hour in range(0, 20 * 24, 5)]
+    for column in ("item_trend_6h", "item_trend_1d", "item_trend_3d"):
+        trends = np.array([item_values(row, now_ms)[column] for now_ms in times_ms])
+        assert (np.diff(trends) <= 1e-4).all()
+        assert trends[-1] <= len(hours) * 0.02
 
 
 @given(logs(), st.integers(0, 400 * DAY_MS))
@@ -206,7 +215,3 @@ def test_the_log_of_an_hour_that_goes_backwards_counts_the_same() -> None:
     forwards, backwards = item_after(*events[::-1]), item_after(*events)
     assert item_values(forwards) == item_values(backwards)
     assert log_of(*events)["offset"].tolist() == list(range(60))
-
-
-def test_the_column_of_the_trend_is_where_it_is_said_to_be() -> None:
-    assert item_row.NAMES[item_activity.TREND] == "item_trend"

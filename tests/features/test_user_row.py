@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import user_row, viewing_state
+from features import item_row, user_row, viewing_state
 from features.events import NO_RATING
 from features.user_activity import N_RECENT, SESSION_GAP_MS
-from features.user_row import APPLIED, DUPLICATE, N_REMEMBERED, REPLAYED
+from features.user_row import APPLIED, N_REMEMBERED, REPLAYED, SEEN_BEFORE
 from features.user_taste import HALF_LIFE_MS
 from features.viewing_state import ABANDONED, IN_PROGRESS, REJECTED, SEEN, WATCHED
 from features.vocabulary import GENRES, EventType, genre_mask
@@ -50,9 +50,7 @@ def test_a_replay_after_a_crash_takes_only_what_is_missing(events: Events, crash
 def logs_with_duplicates(draw: st.DrawFn) -> Events:
     """Events of which some have the id of an earlier one, all still remembered."""
     events = draw(logs(min_size=1, max_size=N_REMEMBERED))
-    events["event"] = draw(
-        st.lists(st.integers(1, 8), min_size=len(events), max_size=len(events))
-    )
+    events["event"] = draw(st.lists(st.integers(1, 8), min_size=len(events), max_size=len(events)))
     return events
 
 
@@ -60,7 +58,7 @@ def logs_with_duplicates(draw: st.DrawFn) -> Events:
 def test_only_the_first_of_an_event_id_has_an_effect(events: Events) -> None:
     row = user_row.new_row()
     _, firsts = np.unique(events["event"], return_index=True)
-    expected = [APPLIED if place in firsts else DUPLICATE for place in range(len(events))]
+    expected = [APPLIED if place in firsts else SEEN_BEFORE for place in range(len(events))]
     assert apply_to_user(row, events) == expected
     without = user_row.new_row()
     apply_to_user(without, events[np.sort(firsts)])
@@ -68,26 +66,38 @@ def test_only_the_first_of_an_event_id_has_an_effect(events: Events) -> None:
     assert row.tobytes() == without.tobytes()
 
 
-@given(logs_with_duplicates(), st.integers(0, N_REMEMBERED))
-def test_a_replay_tells_originals_from_duplicates(events: Events, start: int) -> None:
-    row = user_row.new_row()
-    effects = apply_to_user(row, events)
-    before = row.tobytes()
-    expected = [REPLAYED if effect == APPLIED else DUPLICATE for effect in effects]
-    assert apply_to_user(row, events[start:]) == expected[start:]
-    assert row.tobytes() == before
+@given(logs_with_duplicates(), st.integers(0, N_REMEMBERED), st.integers(0, N_REMEMBERED))
+def test_title_rows_take_no_duplicate_however_much_is_replayed(
+    events: Events, crashed_at: int, start: int
+) -> None:
+    """A crash leaves rows of titles as new as those of users; the log is then read again."""
+    row, titles = user_row.new_row(), item_row.new_row()
+    apply_to_both(row, titles, events)
+    again_row, again_titles = user_row.new_row(), item_row.new_row()
+    apply_to_both(again_row, again_titles, events[:crashed_at])
+    apply_to_both(again_row, again_titles, events[min(start, crashed_at) :])
+    assert again_row.tobytes() == row.tobytes()
+    assert again_titles.tobytes() == titles.tobytes()
+
+
+def apply_to_both(row: Events, title: Events, events: Events) -> None:
+    """Takes events to the viewer's row and on to the row of one title."""
+    events = events.copy()
+    apply_to_user(row, events)
+    for one in events:
+        item_row.apply(title[0], one)
 
 
 def test_a_duplicate_moves_the_position_of_the_row() -> None:
     row = user_row.new_row()
     original, again = event(offset=4, event=9), event(offset=6, event=9, logged_at_ms=START_MS + 5)
-    assert apply_to_user(row, np.concatenate([original, again])) == [APPLIED, DUPLICATE]
+    assert apply_to_user(row, np.concatenate([original, again])) == [APPLIED, SEEN_BEFORE]
     assert (row["offset"][0], row["logged_at_ms"][0]) == (6, START_MS + 5)
     assert user_values(row)["user_events_total"] == 1
 
 
 @pytest.mark.parametrize(
-    ("n_between", "effect"), [(N_REMEMBERED - 1, DUPLICATE), (N_REMEMBERED, APPLIED)]
+    ("n_between", "effect"), [(N_REMEMBERED - 1, SEEN_BEFORE), (N_REMEMBERED, APPLIED)]
 )
 def test_an_event_id_is_remembered_for_a_stated_number_of_events(
     n_between: int, effect: int

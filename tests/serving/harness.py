@@ -5,9 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import grpc
 import numpy as np
@@ -19,7 +18,9 @@ from features.events import EVENT
 from features.ids import viewer_hash
 from features.log import LogConfig
 from features.position import Position
+from features.redis_store import AsyncRowReader
 from features.vocabulary import EventType
+from infra.topics import Topic, ensure_topics
 from serving.client import Client
 from serving.server import Server, ServingSettings, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -93,9 +94,11 @@ class FakeRows:
     rows: dict[int, Rows] = field(default_factory=dict)
     failure: Exception | None = None
     reads: int = 0
+    seen: set[int] = field(default_factory=set)  # ids that were asked for
 
     async def read(self, id_: int) -> Rows | None:
         self.reads += 1
+        self.seen.add(id_)
         if self.failure is not None:
             raise self.failure
         return self.rows.get(id_)
@@ -114,6 +117,11 @@ def row_at(user_id: str, offset: int, partition: int = 0, logged_at_ms: int = ST
     row["id"] = viewer_hash(user_id)
     user_row.apply(row[0], event[0])
     return row
+
+
+def create_topic(config: LogConfig, name: str, partitions: int = 1) -> None:
+    """Creates a topic where it is missing."""
+    ensure_topics({"bootstrap.servers": config.bootstrap}, [Topic(name, partitions)])
 
 
 def at(offset: int, partition: int = 0) -> Position:
@@ -145,7 +153,6 @@ class Running:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.rows: Any = None
         self._port: Future[int] = Future()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -161,7 +168,8 @@ class Running:
     def stop(self) -> None:
         """Begins to drain; returns at once."""
         self.parts.may_be_warm.set()
-        self._loop.call_soon_threadsafe(self._stop.set)
+        with suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     def join(self) -> None:
         self._thread.join(30)
@@ -176,38 +184,64 @@ class Running:
             self._port.set_exception(error)
 
     async def _main(self) -> None:
-        parts, settings = self.parts, self.parts.settings
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        tracker = Tracker(
-            track_writer(parts.log, settings.track_timeout_ms),
-            parts.topic,
-            parts.clock,
-            max_in_flight=parts.max_in_flight,
-            timeout_s=settings.track_timeout_ms / 1_000,
-        )
-        tracker.start()
-        self.rows = parts.rows()
-        server = Server(
-            settings,
-            IngestServicer(tracker, stream_idle_s=settings.stream_idle_s),
-            RecommendationServicer(
-                parts.recommender,
-                ViewerReader(self.rows, parts.topic),
-                parts.record or parts.decisions.append,
-                lambda: 1_500,
-                parts.clock,
-                parts.clock,
-                topic=parts.topic,
-                default_wait_ms=settings.default_wait_ms,
-            ),
-        )
-        try:
-            await serve(server, warm=self._warm, listening=self._port.set_result, stop=self._stop)
-        finally:
-            await tracker.close()
+        await run_parts(self.parts, self._port.set_result, self._stop)
 
-    async def _warm(self) -> None:
-        await asyncio.to_thread(self.parts.may_be_warm.wait)
+
+async def run_parts(parts: Parts, listening: Callable[[int], None], stop: asyncio.Event) -> None:
+    """Puts a server together and runs it to its end."""
+    settings = parts.settings
+    tracker = Tracker(
+        track_writer(parts.log, settings.track_timeout_ms),
+        parts.topic,
+        parts.clock,
+        max_in_flight=parts.max_in_flight,
+        timeout_s=settings.track_timeout_ms / 1_000,
+    )
+    tracker.start()
+    rows = parts.rows()
+    server = Server(
+        settings,
+        IngestServicer(tracker, stream_idle_s=settings.stream_idle_s),
+        RecommendationServicer(
+            parts.recommender,
+            ViewerReader(rows, parts.topic),
+            parts.record or parts.decisions.append,
+            lambda: 1_500,
+            parts.clock,
+            parts.clock,
+            topic=parts.topic,
+            default_wait_ms=settings.default_wait_ms,
+        ),
+    )
+
+    async def warm() -> None:
+        await asyncio.to_thread(parts.may_be_warm.wait)
+
+    try:
+        await serve(server, warm=warm, listening=listening, stop=stop)
+    finally:
+        await tracker.close()
+        if isinstance(rows, AsyncRowReader):
+            await rows.close()
+
+
+class TalkativeRows(FakeRows):
+    """Says when somebody waits for a row."""
+
+    async def read(self, id_: int) -> Rows | None:
+        if self.reads == 3:
+            print("waiting", flush=True)  # noqa: T201
+        return await super().read(id_)
+
+
+def run_until_signal() -> None:
+    """A server as a process of its own, which says its port."""
+
+    def say(port: int) -> None:
+        print("port", port, flush=True)  # noqa: T201
+
+    asyncio.run(run_parts(Parts(rows=TalkativeRows), say, asyncio.Event()))
 
 
 @contextmanager

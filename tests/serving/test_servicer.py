@@ -104,7 +104,7 @@ def test_decision_goes_to_the_log_as_it_was_served() -> None:
     impression = events_pb2.Impression.FromString(encode_decision(parts.decisions[0]))
     assert impression.request_id == slate.request_id
     assert (impression.user_id, impression.served_at_ms) == ("ann", START_MS)
-    assert (impression.context.region, impression.context.device) == ("DE", Device.TV)
+    assert (impression.context.region, int(impression.context.device)) == ("DE", Device.TV)
     assert [p.offset for p in impression.included] == [3]
     assert (impression.bundle_version, impression.feature_version) == ("b1", "f1")
     (slot,) = impression.slots

@@ -1,0 +1,264 @@
+"""The command line: every command translates its options, calls one function, prints the result."""
+
+import json
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from infra.settings import Settings
+
+app = typer.Typer(
+    help="Headrace turns what viewers do into what they are shown next.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+stream_app = typer.Typer(help="Dataflows from the log to served state.", no_args_is_help=True)
+datasets_app = typer.Typer(help="Public datasets to replay and train on.", no_args_is_help=True)
+topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_help=True)
+app.add_typer(stream_app, name="stream")
+app.add_typer(datasets_app, name="datasets")
+app.add_typer(topics_app, name="topics")
+app.add_typer(evaluate_app, name="evaluate")
+
+console = Console()
+errors = Console(stderr=True)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Dataset = Annotated[str, typer.Argument(help="movietweetings, movielens or kuairand")]
+
+
+def main() -> None:
+    """Entry point: known troubles end with one clear line, not with a traceback."""
+    from features.log import LogError
+    from infra.embedded import StartError
+    from infra.running import NotRunningError
+    from infra.topics import TopicError
+    from offline.datasets import DatasetError
+
+    try:
+        app()
+    except (DatasetError, LogError, NotRunningError, StartError, TopicError) as error:
+        errors.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@stream_app.command("features")
+def stream_features() -> None:
+    """Runs the features flow: interactions to user rows, item rows and item updates."""
+    from infra.bootstrap import run_features_flow
+    from infra.telemetry import configure_logging, serve_metrics
+
+    configure_logging("features")
+    settings = Settings()
+    serve_metrics(settings.metrics.host, settings.metrics.features_port)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    run_features_flow(settings, stop)
+
+
+@app.command()
+def serve() -> None:
+    """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""
+    from infra.serving_process import run_server
+    from infra.telemetry import configure_logging, serve_metrics
+
+    configure_logging("serve")
+    settings = Settings()
+    serve_metrics(settings.metrics.host, settings.metrics.serve_port)
+    run_server(settings)
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option(help="Return when all runs, leaving it running.")] = False,
+    dataset: Annotated[str, typer.Option(help="What fills the log; empty: nothing.")] = "",
+) -> None:
+    """Starts broker, Redis, the features flow and the server on this machine."""
+    from infra import running
+
+    settings = Settings()
+    if detach:
+        running.start_detached(settings, dataset, console)
+    else:
+        running.run(settings, dataset, console)
+
+
+@app.command()
+def down() -> None:
+    """Stops what `headrace up` started."""
+    from infra.running import stop
+
+    stop(Settings().home, console)
+
+
+@app.command()
+def status(as_json: JsonFlag = False) -> None:
+    """Lists processes, whether they are healthy, and the addresses they answer on."""
+    from infra.running import read_status
+
+    found = read_status(Settings().home)
+    if as_json:
+        print(json.dumps(found, indent=2))  # noqa: T201 (the answer itself)
+    else:
+        _print_status(found)
+    raise typer.Exit(0 if found["healthy"] else 1)
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    table = Table("process", "pid", "healthy", title="Headrace")
+    for process in found["processes"]:
+        table.add_row(process["name"], str(process["pid"]), "yes" if process["healthy"] else "NO")
+    console.print(table)
+    for name, address in found["addresses"].items():
+        console.print(f"  {name:8} {address}")
+
+
+@app.command()
+def demo(
+    as_json: JsonFlag = False,
+    dataset: Annotated[str, typer.Option(help="movietweetings, or simulation")] = "",
+) -> None:
+    """Shows real events changing real recommendations, and ends by itself."""
+    from infra.demo import run_demo
+
+    run_demo(Settings(), dataset, errors if as_json else console, as_json=as_json)
+
+
+@topics_app.command("create")
+def create_topics() -> None:
+    """Creates the topics that are missing."""
+    from infra.stack import create_topics as create
+
+    create(Settings().kafka)
+    console.print("topics are there")
+
+
+@app.command()
+def settings() -> None:
+    """Prints every setting in force, as JSON. Each is set by HEADRACE_SECTION__NAME."""
+    print(Settings().model_dump_json(indent=2))  # noqa: T201 (the answer itself)
+
+
+def _time_ms(text: str | None) -> int | None:
+    """Milliseconds of an ISO date or time, UTC where it names no zone."""
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"must be an ISO date like 2013-08-01; got {text!r}") from error
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+    )
+
+
+@app.command()
+def replay(
+    dataset: Dataset,
+    rate: Annotated[float | None, typer.Option(help="events a second")] = None,
+    speed: Annotated[float | None, typer.Option(help="times as fast as it happened")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="first date, ISO, UTC")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="date behind the last, ISO, UTC")] = None,
+    until_now: Annotated[bool, typer.Option(help="shift times: the last event is now")] = False,
+    as_json: Annotated[bool, typer.Option("--as-json", help="send JSON, not protobuf")] = False,
+) -> None:
+    """Sends a dataset's titles and events to the log, in the order in which they happened."""
+    from infra.producers import replay_dataset
+    from offline.datasets import Selection
+
+    selection = Selection(_time_ms(from_), _time_ms(to))
+    with _progress() as progress:
+        result = replay_dataset(
+            Settings(), dataset, selection, progress,
+            rate=rate, speed=speed, until_now=until_now, as_json=as_json,
+        )  # fmt: skip
+    console.print(
+        f"{result.delivered:,} of {result.sent:,} events delivered in {result.seconds:.1f} s "
+        f"({result.events_per_s:,.0f}/s)"
+    )
+    if not result.succeeded:
+        errors.print(f"[bold red]{result.failed:,} not delivered[/]: {result.first_failure}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    events: Annotated[int, typer.Option(help="how many events", min=1)] = 100_000,
+    users: Annotated[int, typer.Option(help="how many viewers", min=1)] = 10_000,
+    items: Annotated[int, typer.Option(help="how many titles", min=1)] = 2_000,
+    seed: Annotated[int, typer.Option(help="the same seed makes the same events")] = 7,
+    rate: Annotated[float | None, typer.Option(help="events a second")] = None,
+) -> None:
+    """Sends simulated viewers' events to the log: Zipf items, drifting tastes, sessions."""
+    from infra.producers import simulate_events
+
+    with _progress() as progress:
+        result = simulate_events(
+            Settings(), progress,
+            n_events=events, n_users=users, n_items=items, seed=seed, rate=rate,
+        )  # fmt: skip
+    console.print(f"{result.delivered:,} of {result.sent:,} events delivered")
+    if not result.succeeded:
+        errors.print(f"[bold red]{result.failed:,} not delivered[/]: {result.first_failure}")
+        raise typer.Exit(1)
+
+
+@datasets_app.command("get")
+def get_dataset(name: Dataset, into: Annotated[Path | None, typer.Option()] = None) -> None:
+    """Downloads a dataset from its publisher; goes on where an earlier download ended."""
+    from offline.download import get
+
+    folder = into or Settings().home / "data"
+    with Progress(console=errors) as progress:
+        done = get(name, folder, progress=progress)
+    console.print(f"{name}: {', '.join(str(path) for path in done.files)}\nterms: {done.terms}")
+
+
+@datasets_app.command("list")
+def list_datasets() -> None:
+    """Lists the datasets and where they are, if they are here."""
+    from infra.producers import data_folders
+    from offline.datasets import DATASETS
+
+    table = Table("dataset", "here")
+    for name, kind in DATASETS.items():
+        found = [str(folder) for folder in data_folders(Settings()) if kind.is_in(folder)]
+        table.add_row(name, found[0] if found else f"no: headrace datasets get {name}")
+    console.print(table)
+
+
+def run() -> None:
+    """For `python -m infra.cli`: the process has no terminal to wait for."""
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,100 @@
+"""Composition of the producers: datasets and simulations into the log."""
+
+import time
+from pathlib import Path
+
+from rich.progress import Progress
+
+from features.log import LogWriter
+from infra import topics
+from infra.settings import Settings
+from infra.stack import create_topics
+from offline.datasets import Dataset, Selection, find_data_folder, open_dataset
+from offline.replay import ReplayResult, publish_catalogue, replay
+from offline.simulator import SimulationConfig, Simulator
+
+
+def data_folders(settings: Settings) -> list[Path]:
+    """Where datasets are looked for, in order."""
+    named = [settings.data] if settings.data is not None else []
+    repository = Path(__file__).resolve().parent.parent
+    return [*named, settings.home / "data", repository.parent / "shared" / "data"]
+
+
+def dataset(settings: Settings, name: str, *, until_now: bool = False) -> Dataset:
+    """A dataset by name; with `until_now` its times are shifted so that its last event is now."""
+    folder = find_data_folder(data_folders(settings), name)
+    found = open_dataset(name, folder)
+    if not until_now:
+        return found
+    last_ms = int(found.columns().at_ms[-1])
+    return open_dataset(name, folder, time.time_ns() // 1_000_000 - last_ms)
+
+
+def replay_dataset(
+    settings: Settings,
+    name: str,
+    selection: Selection,
+    progress: Progress,
+    *,
+    rate: float | None,
+    speed: float | None,
+    until_now: bool,
+    as_json: bool,
+) -> ReplayResult:
+    """Sends a dataset's titles, then its events. Creates topics that are missing."""
+    source = dataset(settings, name, until_now=until_now)
+    create_topics(settings.kafka)
+    writer = LogWriter(settings.kafka.log_config())
+    prefix = settings.kafka.prefix
+    titles = source.catalogue()
+    task = progress.add_task("titles", total=len(titles))
+    published = publish_catalogue(
+        titles,
+        writer,
+        prefix + topics.CATALOG,
+        progress=lambda n: progress.update(task, completed=n),
+    )
+    if not published.succeeded:
+        return published
+    n_events = len(source.columns(selection))
+    task = progress.add_task("events", total=n_events)
+    return replay(
+        source.interactions(selection),
+        writer,
+        prefix + topics.INTERACTIONS,
+        rate=rate,
+        speed=speed,
+        as_json=as_json,
+        progress=lambda n: progress.update(task, completed=n),
+    )
+
+
+def simulate_events(
+    settings: Settings,
+    progress: Progress,
+    *,
+    n_events: int,
+    n_users: int,
+    n_items: int,
+    seed: int,
+    rate: float | None,
+) -> ReplayResult:
+    """Sends a simulation's titles, then its events, which end now."""
+    simulator = Simulator(SimulationConfig(n_users=n_users, n_items=n_items, seed=seed))
+    create_topics(settings.kafka)
+    writer = LogWriter(settings.kafka.log_config())
+    prefix = settings.kafka.prefix
+    published = publish_catalogue(simulator.catalogue(), writer, prefix + topics.CATALOG)
+    if not published.succeeded:
+        return published
+    task = progress.add_task("events", total=n_events)
+    per_s = rate or 100.0
+    start_ms = time.time_ns() // 1_000_000 - (0 if rate else int(n_events / per_s * 1_000))
+    return replay(
+        simulator.interactions(n_events, start_ms, per_s),
+        writer,
+        prefix + topics.INTERACTIONS,
+        rate=rate,
+        progress=lambda n: progress.update(task, completed=n),
+    )

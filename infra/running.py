@@ -1,0 +1,152 @@
+"""`headrace up`, `down` and `status`: one stack on this machine, found again by its run file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from infra.settings import Settings
+from infra.stack import RUN_FILE, START_TIMEOUT_S, Stack, is_ready
+
+STOP_TIMEOUT_S = 30.0
+WATCH_EVERY_S = 1.0
+
+
+class NotRunningError(Exception):
+    """There is no stack that could be asked or stopped."""
+
+
+def run(settings: Settings, dataset: str, console: Console) -> None:
+    """Runs a stack until SIGINT or SIGTERM; processes that end are started again."""
+    from infra.demo import fill  # noqa: PLC0415 (training is heavy, and not always needed)
+
+    refuse_second(settings.home)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with Stack(settings) as stack:
+        if dataset:
+            fill(stack, dataset, console)
+        stack.start_features()
+        stack.start_serve()
+        print_how_to_call(stack.addresses.grpc, stack.addresses.broker, console)
+        try:
+            while True:
+                time.sleep(WATCH_EVERY_S)
+                stack.watch()
+        except KeyboardInterrupt:
+            console.print("stopping")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def start_detached(settings: Settings, dataset: str, console: Console) -> None:
+    """Starts `headrace up` in the background and waits until everything is healthy."""
+    refuse_second(settings.home)
+    logs = settings.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "infra.cli", "up", "--dataset", dataset]
+    with (logs / "up.log").open("wb") as log:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    deadline_s = time.monotonic() + 3 * START_TIMEOUT_S
+    with console.status("starting"):
+        while time.monotonic() < deadline_s:
+            if child.poll() is not None:
+                raise NotRunningError(f"headrace up ended; see {logs / 'up.log'}")
+            if (settings.home / RUN_FILE).exists() and read_status(settings.home)["healthy"]:
+                break
+            time.sleep(0.2)
+        else:
+            child.terminate()
+            raise NotRunningError(f"not healthy in time; see {logs / 'up.log'}")
+    addresses = read_status(settings.home)["addresses"]
+    print_how_to_call(addresses["grpc"], addresses["broker"], console)
+
+
+def refuse_second(home: Path) -> None:
+    """Raises NotRunningError when a stack already runs here: its files would be overwritten."""
+    if _run_pid(home) is not None:
+        raise NotRunningError(f"a stack already runs in {home}: `headrace down` stops it")
+
+
+def stop(home: Path, console: Console) -> None:
+    """Stops the stack of this folder and waits for its end."""
+    pid = _run_pid(home)
+    if pid is None:
+        raise NotRunningError(f"no stack runs in {home}; `headrace up` starts one")
+    process = psutil.Process(pid)
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except psutil.TimeoutExpired:
+        process.kill()  # its children end with it
+    console.print("stopped")
+
+
+def read_status(home: Path) -> dict[str, Any]:
+    """What runs: `processes` (name, pid, healthy), `addresses`, and whether all is `healthy`."""
+    if _run_pid(home) is None:
+        raise NotRunningError(f"no stack runs in {home}; `headrace up` starts one")
+    found = json.loads((home / RUN_FILE).read_text())
+    metrics = found["addresses"].pop("metrics")
+    processes = [
+        {
+            "name": name,
+            "pid": process["pid"],
+            "healthy": _is_healthy(process["pid"], metrics.get(name)),
+        }
+        for name, process in found["processes"].items()
+    ]
+    addresses = {**found["addresses"], **{f"metrics_{k}": url for k, url in metrics.items()}}
+    names = {process["name"] for process in processes}
+    healthy = all(p["healthy"] for p in processes) and {"features", "serve"} <= names
+    return {"healthy": healthy, "processes": processes, "addresses": addresses}
+
+
+def _is_healthy(pid: int | None, metrics_url: str | None) -> bool:
+    if pid is None or not psutil.pid_exists(pid):
+        return False
+    return metrics_url is None or is_ready(metrics_url)
+
+
+def _run_pid(home: Path) -> int | None:
+    """Process id of the stack that wrote the run file, None where it is gone."""
+    try:
+        pid = int(json.loads((home / RUN_FILE).read_text())["pid"])
+    except (OSError, ValueError, KeyError):
+        return None
+    if pid == os.getpid() or not psutil.pid_exists(pid):
+        return None
+    return pid
+
+
+def print_how_to_call(grpc: str, broker: str, console: Console) -> None:
+    """Lines to copy: a slate, an event over gRPC, an event over Kafka."""
+    console.print(
+        f"""[bold]Headrace runs.[/]
+  gRPC   {grpc}
+  broker {broker}
+
+[bold]A slate[/]
+  grpcurl -plaintext -d '{{"user_id":"ann","count":5}}' {grpc} \\
+    headrace.v1.RecommendationService/Recommend
+[bold]An event[/]
+  grpcurl -plaintext -d '{{"interaction":{{"user_id":"ann","item_id":"tt0113277",\\
+    "type":"INTERACTION_TYPE_CLICK"}}}}' {grpc} headrace.v1.IngestService/Track
+[bold]The same straight into Kafka[/]
+  echo 'ann:{{"event_id":"e1","user_id":"ann","item_id":"tt0113277",\\
+    "type":"INTERACTION_TYPE_CLICK"}}' | kcat -P -b {broker} -t interactions -K :
+[bold]Stop[/]
+  headrace down""",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,244 @@
+"""The whole system on one machine: servers and processes, started in order, kept alive, stopped.
+
+    broker, Redis -> topics -> features flow -> serve
+
+The embedded broker forgets its log when it ends, so it and the embedded Redis go and come together:
+positions in rows must never speak of a log that is gone.
+"""
+
+import json
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from infra import topics
+from infra.embedded import ChildServer, EmbeddedBroker, EmbeddedRedis, StartError, free_port
+from infra.settings import KafkaSettings, Settings
+
+RUN_FILE = "run.json"
+FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 30.0
+START_TIMEOUT_S = 120.0  # the first start compiles the row functions
+STEADY_S = 30.0  # a process that ran this long starts again without delay
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Addresses:
+    """Where everything answers."""
+
+    broker: str
+    redis: str
+    grpc: str
+    metrics: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ProcessStatus:
+    """One process as `headrace status` shows it."""
+
+    name: str
+    pid: int | None
+    healthy: bool
+    restarts: int
+
+
+class Stack:
+    """All servers and processes of one machine, as a context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._cleanup = ExitStack()
+        self._home = settings.home
+        self._processes: dict[str, ChildServer] = {}
+        self._restarts: dict[str, int] = {}
+        self._backoff_s: dict[str, float] = {}
+        self._started_s: dict[str, float] = {}
+        self.broker: EmbeddedBroker | None = None
+        self.redis: EmbeddedRedis | None = None
+        self.addresses = Addresses(settings.kafka.bootstrap, settings.redis.url, "")
+
+    def __enter__(self) -> Self:
+        logs = self._home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_servers(logs)
+        except BaseException:
+            self._cleanup.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._cleanup.close()
+        (self._home / RUN_FILE).unlink(missing_ok=True)
+
+    def _start_servers(self, logs: Path) -> None:
+        if not self._settings.kafka.bootstrap:
+            self.broker = self._cleanup.enter_context(EmbeddedBroker(logs / "broker"))
+            self.addresses.broker = self.broker.bootstrap
+        if not self._settings.redis.url:
+            self.redis = self._cleanup.enter_context(EmbeddedRedis(logs / "redis"))
+            self.addresses.redis = self.redis.url
+        self.create_topics()
+
+    @property
+    def settings(self) -> Settings:
+        """The settings with the addresses of what was started."""
+        settings = self._settings
+        return settings.model_copy(
+            update={
+                "kafka": settings.kafka.model_copy(update={"bootstrap": self.addresses.broker}),
+                "redis": settings.redis.model_copy(update={"url": self.addresses.redis}),
+            }
+        )
+
+    def create_topics(self) -> None:
+        """Creates what is missing; see infra.topics."""
+        create_topics(self.settings.kafka)
+
+    def start_features(self) -> None:
+        """Starts the features flow and waits until it reads."""
+        port = self._settings.metrics.features_port or free_port()
+        self.addresses.metrics["features"] = f"http://127.0.0.1:{port}/metrics"
+        environment = {"HEADRACE_METRICS__FEATURES_PORT": str(port)}
+        self._start("features", ["stream", "features"], environment)
+
+    def start_serve(self) -> None:
+        """Starts the gRPC server and waits until it is warm."""
+        metrics_port = self._settings.metrics.serve_port or free_port()
+        serving = self._settings.serving
+        port = serving.port or free_port()
+        self.addresses.grpc = f"{serving.host}:{port}"
+        self.addresses.metrics["serve"] = f"http://127.0.0.1:{metrics_port}/metrics"
+        environment = {
+            "HEADRACE_METRICS__SERVE_PORT": str(metrics_port),
+            "HEADRACE_SERVING__PORT": str(port),
+        }
+        self._start("serve", ["serve"], environment)
+
+    def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+        url = self.addresses.metrics[name]
+        process = ChildServer(
+            name,
+            [sys.executable, "-m", "infra.cli", *command],
+            ready=lambda: is_ready(url),
+            directory=self._home / "logs",
+            env={**self._environment(), **environment},
+            start_timeout_s=START_TIMEOUT_S,
+        )
+        self._processes[name] = self._cleanup.enter_context(process)
+        self._restarts[name] = 0
+        self._started_s[name] = time.monotonic()
+        self.write_run_file()
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "HEADRACE_KAFKA__BOOTSTRAP": self.addresses.broker,
+            "HEADRACE_REDIS__URL": self.addresses.redis,
+            "HEADRACE_HOME": str(self._home.resolve()),
+            **SINGLE_THREADED,
+        }
+
+    def process(self, name: str) -> ChildServer:
+        """One of the processes, for fault tests and for its pid."""
+        return self._processes[name]
+
+    def watch(self) -> None:
+        """Starts what has ended again, after a growing pause. Call it about once a second.
+
+        Raises StartError when the embedded broker or Redis has ended: the log is gone, so the
+        whole stack must start anew.
+        """
+        for server in (self.broker, self.redis):
+            if server is not None and not server.is_alive():
+                raise StartError(f"{server.name} has ended; its data is gone: start the stack anew")
+        for name, process in self._processes.items():
+            if not process.is_alive():
+                self._restart(name, process)
+
+    def _restart(self, name: str, process: ChildServer) -> None:
+        now_s = time.monotonic()
+        steady = now_s - self._started_s[name] > STEADY_S
+        backoff_s = FIRST_BACKOFF_S if steady else self._backoff_s.get(name, FIRST_BACKOFF_S)
+        log.error("process_ended", process=name, status=process.exit_status, backoff_s=backoff_s)
+        time.sleep(backoff_s)
+        self._backoff_s[name] = min(2 * backoff_s, LAST_BACKOFF_S)
+        self._restarts[name] += 1
+        try:
+            process.start()
+        except StartError as error:
+            log.error("process_did_not_start", process=name, reason=str(error))
+        self._started_s[name] = time.monotonic()
+        self.write_run_file()
+
+    def status(self) -> list[ProcessStatus]:
+        """Every server and process, and whether it answers."""
+        found = [
+            ProcessStatus(
+                server.name, server.pid if server.is_alive() else None, server.answers(), 0
+            )
+            for server in (self.broker, self.redis)
+            if server is not None
+        ]
+        for name, process in self._processes.items():
+            pid = process.pid if process.is_alive() else None
+            healthy = is_ready(self.addresses.metrics[name])
+            found.append(ProcessStatus(name, pid, healthy, self._restarts[name]))
+        return found
+
+    def write_run_file(self) -> None:
+        """Tells `headrace status` and `headrace down` what runs here."""
+        found = {
+            "pid": os.getpid(),
+            "addresses": asdict(self.addresses),
+            "processes": {
+                name: {"pid": process.pid if process.is_alive() else None}
+                for name, process in self._processes.items()
+            },
+        }
+        servers: list[ChildServer] = [s for s in (self.broker, self.redis) if s is not None]
+        for server in servers:
+            found["processes"][server.name] = {"pid": server.pid}  # type: ignore[index]
+        path = self._home / RUN_FILE
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(found, indent=2))
+        temporary.replace(path)
+
+
+# Two cores: a process takes one thread for numbers and leaves the rest to its neighbours.
+SINGLE_THREADED = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMBA_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
+def create_topics(kafka: KafkaSettings) -> None:
+    """Creates the topics of these settings where they are missing."""
+    config = {"bootstrap.servers": kafka.bootstrap, **kafka.options}
+    topics.ensure_topics(config, topics.topics(kafka.prefix, kafka.partitions))
+
+
+def is_ready(metrics_url: str) -> bool:
+    """Whether a process answers on its metrics endpoint that it is ready."""
+    try:
+        with urllib.request.urlopen(metrics_url, timeout=0.5) as answer:  # noqa: S310 (loopback)
+            return b"headrace_ready 1.0" in answer.read()
+    except OSError:
+        return False

@@ -1,0 +1,56 @@
+"""kill -9 of the features process under load: rows equal a clean replay of the log."""
+
+import threading
+import time
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from features.log import LogConfig
+from features.redis_store import RedisConfig
+from tests.flows import FeaturesSite, random_interactions, wait_until
+
+
+@pytest.fixture
+def site(any_broker, redis_url, topic_prefix, tmp_path):
+    return FeaturesSite(
+        LogConfig(any_broker), RedisConfig(redis_url, prefix=topic_prefix), topic_prefix, tmp_path
+    )
+
+
+def test_rows_equal_a_clean_replay_after_kills_under_load(site, rng):
+    interactions = random_interactions(rng, 12_000, time.time_ns() // 1_000_000 - 10**8)
+    delays_s = rng.uniform(0.05, 1.2, 5)
+    sender = threading.Thread(target=_send_slowly, args=(site, interactions))
+    sender.start()
+    with site.running() as process:
+        for delay_s in delays_s:
+            time.sleep(delay_s)  # the kill point itself, not a wait for something
+            process.restart()
+        sender.join()
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
+
+
+def test_a_second_run_over_the_same_log_changes_nothing(site, rng):
+    site.send(random_interactions(rng, 2_000, time.time_ns() // 1_000_000 - 10**8))
+    with site.running() as process:
+        site.wait_until_applied()
+        process.stop()
+        _forget_offsets(site)
+        process.start()
+        wait_until(lambda: sum(site.committed().values()) >= 2_000)
+        assert site.wrong_rows() == []
+
+
+def _send_slowly(site, interactions):
+    for start in range(0, len(interactions), 200):
+        site.send(interactions[start : start + 200])
+        time.sleep(0.05)  # a load, spread over the kills
+
+
+def _forget_offsets(site):
+    consumer = Consumer(site.log.consumer(f"{site.prefix}features"))
+    topic = site.topic("interactions")
+    consumer.commit(offsets=[TopicPartition(topic, p, 0) for p in range(4)], asynchronous=False)
+    consumer.close()

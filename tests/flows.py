@@ -1,0 +1,154 @@
+"""Runs the features flow as its own process against given servers, and waits for what it does."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from confluent_kafka import Consumer, TopicPartition
+
+from features.codec import encode_catalog_item, encode_interaction
+from features.events import CatalogItem, Interaction
+from features.log import LogConfig, LogWriter, end_offsets
+from features.redis_store import RedisConfig
+from features.store import ITEMS, USERS
+from features.titles import TitleFacts
+from features.vocabulary import EventType
+from infra import topics
+from infra.embedded import ChildServer, free_port
+from infra.stack import is_ready
+from tests.oracle import clean_replay, differences, stored
+
+N_ITEMS = 60
+GENRES = ("Drama", "Comedy", "Action", "Horror")
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Returns when `condition()` holds; fails when it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "the awaited condition did not come true"
+        time.sleep(0.02)
+
+
+@dataclass
+class FeaturesSite:
+    """Topics, titles and Redis of one test, and the features process over them."""
+
+    log: LogConfig
+    redis: RedisConfig
+    prefix: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        topics.ensure_topics({"bootstrap.servers": self.log.bootstrap}, topics.topics(self.prefix))
+        self.items = [
+            CatalogItem(f"i{k}", f"Title {k}", 1950 + k, (GENRES[k % 4],)) for k in range(N_ITEMS)
+        ]
+        writer = LogWriter(self.log)
+        for item in self.items:
+            writer.append(self.topic("catalog"), item.item_id.encode(), encode_catalog_item(item))
+        writer.flush()
+        self.writer = writer
+        self._port = free_port()
+
+    def topic(self, name: str) -> str:
+        return self.prefix + name
+
+    def process(self) -> ChildServer:
+        url = f"http://127.0.0.1:{self._port}/metrics"
+        return ChildServer(
+            "features",
+            [sys.executable, "-m", "infra.cli", "stream", "features"],
+            ready=lambda: is_ready(url),
+            directory=self.folder,
+            env={
+                "HEADRACE_KAFKA__BOOTSTRAP": self.log.bootstrap,
+                "HEADRACE_KAFKA__PREFIX": self.prefix,
+                "HEADRACE_REDIS__URL": self.redis.url,
+                "HEADRACE_REDIS__PREFIX": self.redis.prefix,
+                "HEADRACE_STREAM__GROUP": f"{self.prefix}features",
+                "HEADRACE_STREAM__EPOCH_S": "0.2",
+                "HEADRACE_STREAM__USER_ROWS": "1024",
+                "HEADRACE_STREAM__ITEM_ROWS": "1024",
+                "HEADRACE_METRICS__FEATURES_PORT": str(self._port),
+            },
+            start_timeout_s=120,
+            stop_grace_s=20,
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[ChildServer]:
+        with self.process() as process:
+            yield process
+
+    def send(self, interactions: list[Interaction]) -> None:
+        for interaction in interactions:
+            self.writer.append(
+                self.topic("interactions"),
+                interaction.user_id.encode(),
+                encode_interaction(interaction),
+            )
+        self.writer.flush()
+
+    def titles(self) -> TitleFacts:
+        return TitleFacts(self.items)
+
+    def wrong_rows(self) -> list[str]:
+        """Where the rows in Redis differ from a clean replay of the log."""
+        expected = clean_replay(self.log, self.topic("interactions"), self.titles())
+        wrong = []
+        for table in (USERS, ITEMS):
+            rows = expected[table.letter]
+            wrong += differences(rows, stored(self.redis, table, rows["id"]))
+        return wrong
+
+    def wait_until_applied(self, timeout_s: float = 60.0) -> None:
+        """Returns when the group has committed everything that the log holds."""
+        topic = self.topic("interactions")
+        ends = end_offsets(self.log, topic, range(4))
+        wait_until(lambda: self.committed() == ends, timeout_s)
+
+    def committed(self) -> dict[int, int]:
+        """Offsets that ordinary Kafka tools see; 0 for a partition nobody has read."""
+        consumer = Consumer(self.log.consumer(f"{self.prefix}features"))
+        try:
+            topic = self.topic("interactions")
+            found = consumer.committed([TopicPartition(topic, p) for p in range(4)], timeout=10)
+            return {tp.partition: max(tp.offset, 0) for tp in found}
+        finally:
+            consumer.close()
+
+
+def random_interactions(
+    rng: np.random.Generator, n: int, start_ms: int, n_users: int = 40, tag: str = "e"
+) -> list[Interaction]:
+    """Events of every type; some twice, late, far in the future, or of unknown items."""
+    found: list[Interaction] = []
+    for k in range(n):
+        if found and rng.random() < 0.05:
+            found.append(found[int(rng.integers(max(0, len(found) - 20), len(found)))])
+            continue
+        kind = EventType(int(rng.integers(1, 13)))
+        shift_ms = int(
+            rng.choice(
+                [0, 0, 0, -3_600_000, -90_000_000, 10**12], p=[0.5, 0.2, 0.1, 0.1, 0.05, 0.05]
+            )
+        )
+        found.append(
+            Interaction(
+                event_id=f"{tag}{k}",
+                user_id=f"u{int(rng.integers(n_users))}",
+                item_id=f"i{int(rng.integers(N_ITEMS + 5))}",
+                type=kind,
+                occurred_at_ms=max(start_ms + 10 * k + shift_ms, 1),
+                rating=float(rng.integers(0, 11)) if kind == EventType.RATE else None,
+                watch_position_s=float(rng.integers(0, 6000)),
+                watch_duration_s=6000.0,
+                session_id=f"s{k // 50}",
+            )
+        )
+    return found

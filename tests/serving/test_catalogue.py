@@ -1,0 +1,86 @@
+"""The table of titles, from the log."""
+
+import numpy as np
+import pytest
+
+from features.codec import encode_catalog_item
+from features.events import CatalogItem
+from features.ids import id_hash
+from features.log import LogConfig, LogError, LogWriter
+from features.vocabulary import genre_mask
+from serving.catalogue import Catalogue, CatalogueTable
+from tests.apache_kafka import ApacheKafka
+from tests.serving.harness import create_topic
+
+HEAT = CatalogItem("tt1", "Heat", 1995, ("Crime", "Drama"), available_from_ms=5)
+RONIN = CatalogItem("tt2", "Ronin", 1998, ("Action",))
+
+
+def test_table_knows_each_title_by_slot() -> None:
+    table = CatalogueTable.of([HEAT, RONIN])
+    slot = table.slot_of("tt1")
+    assert slot is not None
+    assert len(table) == 2
+    assert table.ids[slot] == id_hash("tt1")
+    assert (table.item_ids[slot], table.titles[slot], table.years[slot]) == ("tt1", "Heat", 1995)
+    assert table.genres[slot] == genre_mask(("Crime", "Drama"))
+    assert table.available_from_ms[slot] == 5
+    assert table.slot_of("tt3") is None
+    np.testing.assert_array_equal(
+        table.slots_of(np.array([id_hash("tt1"), 99], np.uint64)), [slot, -1]
+    )
+
+
+def test_table_does_not_depend_on_the_order_of_its_titles() -> None:
+    one, other = CatalogueTable.of([HEAT, RONIN]), CatalogueTable.of([RONIN, HEAT])
+    assert one.item_ids == other.item_ids
+    assert (np.diff(one.ids.astype(object)) > 0).all()
+
+
+def test_table_cannot_be_changed() -> None:
+    table = CatalogueTable.of([HEAT])
+    with pytest.raises(ValueError, match="read-only"):
+        table.years[0] = 1
+
+
+def test_empty_catalogue_is_a_table() -> None:
+    table = CatalogueTable.of([])
+    assert len(table) == 0
+    assert table.slot_of("tt1") is None
+
+
+def test_absurd_year_does_not_break_the_table() -> None:
+    assert CatalogueTable.of([CatalogItem("tt1", year=4_000_000_000)]).years[0] == 9_999
+
+
+def test_last_word_on_a_title_counts(any_broker: str, topic_prefix: str) -> None:
+    config, topic = LogConfig(any_broker), f"{topic_prefix}catalog"
+    create_topic(config, topic)
+    writer = LogWriter(config)
+    gone, back = CatalogItem("tt3", "Gone"), CatalogItem("tt4", "Back")
+    for item in (CatalogItem("tt1", "heat"), RONIN, gone, back, HEAT):
+        writer.append(topic, item.item_id.encode(), encode_catalog_item(item))
+    writer.append(topic, b"tt2", encode_catalog_item(CatalogItem("tt2", removed=True)))
+    writer.append(topic, b"tt3", None)
+    writer.append(topic, b"tt4", None)
+    writer.append(topic, b"tt4", encode_catalog_item(back))
+    writer.append(topic, b"tt5", b"\xff not a title")
+    writer.append(topic, b"\xff", None)
+    writer.flush()
+    catalogue = Catalogue(config, topic)
+    table = catalogue.read()
+    assert sorted(table.titles) == ["Back", "Heat"]
+    assert catalogue.broken == 1
+
+
+def test_topic_without_titles_is_an_empty_table(any_broker: str, topic_prefix: str) -> None:
+    config, topic = LogConfig(any_broker), f"{topic_prefix}catalog"
+    create_topic(config, topic)
+    assert len(Catalogue(config, topic).read()) == 0
+
+
+def test_missing_topic_is_an_error_that_says_so(
+    apache_kafka: ApacheKafka, topic_prefix: str
+) -> None:
+    with pytest.raises(LogError, match="does not exist"):
+        Catalogue(LogConfig(apache_kafka.bootstrap), f"{topic_prefix}catalog").read()
