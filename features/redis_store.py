@@ -65,7 +65,36 @@ class RedisLink:
         self._give_up_after_s = give_up_after_s
         self._connection: Any = None
         self._run_id = ""
+        self._underway: Sequence[Command] = ()
         self.servers_seen = 0
+
+    def begin(self, commands: Sequence[Command]) -> None:
+        """Sends packed commands and returns; `settle` waits for their answers.
+
+        Their memory must stay as it is until then: after a loss they are sent again.
+        """
+        self.settle()
+        self._underway = commands
+        try:
+            connection = self._connected()
+            for command in commands:
+                connection.send_packed_command(command)
+        except LOST:
+            self._drop()
+
+    def settle(self) -> None:
+        """Returns when Redis has done what `begin` sent; see `run` for errors."""
+        commands, self._underway = self._underway, ()
+        if not commands:
+            return
+        try:
+            if self._connection is None:
+                raise redis.ConnectionError("the connection was lost")
+            for _ in commands:
+                self._connection.read_response()
+        except LOST:
+            self._drop()
+            self.run(commands)
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Sends packed commands, answers in order; waits for a Redis that is away.
@@ -127,6 +156,10 @@ class RedisRowStore:
         self._link = link
         self._frames = Frames(config.key_head(table), table)
 
+    def write_commands(self, rows: Rows) -> list[Command]:
+        """Commands that store rows; they share buffers with those of the next call."""
+        return [self._frames.mset(part, i) for i, part in enumerate(parts(rows))]
+
     def read(self, ids: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.bool_]]:
         """Rows of ids; see RowStore."""
         records: list[bytes | None] = []
@@ -136,7 +169,7 @@ class RedisRowStore:
 
     def write(self, rows: Rows) -> None:
         """Stores rows; see RowStore."""
-        self._link.run([self._frames.mset(part, i) for i, part in enumerate(parts(rows))])
+        self._link.run(self.write_commands(rows))
 
 
 def parts(array: Rows) -> list[Rows]:

@@ -49,7 +49,8 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
             clock=clock(settings.stream.clock),
             user_rows=lambda: writer.cache(USERS, settings.stream.user_rows),
             item_rows=lambda: writer.cache(ITEMS, settings.stream.item_rows),
-            row_writer=lambda: writer.write,
+            write_rows=writer.write,
+            settle=writer.settle,
             stop=stop,
         )
     )

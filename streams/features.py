@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Event
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import bytewax.operators as op
 import numpy as np
@@ -30,6 +30,7 @@ from features.events import CLAMPED
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
 from features.log import LogConfig
 from features.row_cache import RowCache
+from features.store import ITEMS, USERS, Table
 from features.titles import TitleFacts
 from streams import metrics
 from streams.dead_letters import dead_letter
@@ -55,7 +56,7 @@ class Topics:
 class RowWrites:
     """Rows to be stored, as they were at the end of a batch."""
 
-    table: Literal["user", "item"]
+    table: Table
     rows: Rows
     logged_at_ms: int  # of the newest event in them
 
@@ -75,7 +76,8 @@ class FlowParts:
     clock: Clock
     user_rows: Callable[[], RowCache]
     item_rows: Callable[[], RowCache]
-    row_writer: Callable[[], Callable[[list[RowWrites]], None]]
+    write_rows: Callable[[list[RowWrites]], None]
+    settle: Callable[[], None]  # returns when every row written can be read
     n_workers: int = 1
     stop: Event = field(default_factory=Event)
     refresh_titles: Callable[[], None] = lambda: None
@@ -90,6 +92,7 @@ def build_flow(parts: FlowParts) -> Dataflow:
         parts.group,
         n_readers=parts.n_workers,
         stop=parts.stop,
+        before_commit=parts.settle,
     )
     records = op.input("read_interactions", flow, source)
     decoded = op.flat_map("decode_records", records, Decoder(parts))
@@ -102,7 +105,7 @@ def build_flow(parts: FlowParts) -> Dataflow:
     titles = op.stateful_batch("update_item_rows", routed, lambda _: ItemShard(parts))
     changes: Stream[Any] = op.map("gather_item_shards", titles, drop_shard)
     kinds: BranchOut[ItemUpdate, Any] = op.branch("split_updates_from_rows", changes, is_update)
-    op.output("write_rows", kinds.falses, CallSink(parts.row_writer))
+    op.output("write_rows", kinds.falses, CallSink(lambda: parts.write_rows))
     updates = op.map("encode_update", kinds.trues, UpdateEncoder(parts.topics.item_updates))
     op.output("write_item_updates", updates, KafkaSink(parts.log, durable=False))
     return flow
@@ -181,7 +184,7 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         changed = np.unique(slots[effects != user_row.REPLAYED])
         out: list[Keyed] = list(self._by_item_shard(events))
         if len(changed):
-            rows = RowWrites("user", self._cache.rows[changed], int(events["logged_at_ms"].max()))
+            rows = RowWrites(USERS, self._cache.rows[changed], int(events["logged_at_ms"].max()))
             out.append((str(int(events["partition"][0]) % self._n_workers), rows))
         return out, StatefulBatchLogic.RETAIN
 
@@ -227,7 +230,7 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         item_row.apply_all(self._cache.rows, slots, events, effects)
         changed = np.unique(slots[effects != 0])
         if len(changed):
-            rows = RowWrites("item", self._cache.rows[changed], int(events["logged_at_ms"].max()))
+            rows = RowWrites(ITEMS, self._cache.rows[changed], int(events["logged_at_ms"].max()))
             yield rows
             yield from self._updates(changed)
 

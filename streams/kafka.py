@@ -47,13 +47,21 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
     """
 
     def __init__(
-        self, config: LogConfig, topic: str, group: str, *, n_readers: int = 1, stop: Event
+        self,
+        config: LogConfig,
+        topic: str,
+        group: str,
+        *,
+        n_readers: int = 1,
+        stop: Event,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._topic = topic
         self._group = group
         self._n_readers = n_readers
         self._stop = stop
+        self._before_commit = before_commit
 
     def list_parts(self) -> list[str]:
         """The readers, by number."""
@@ -68,17 +76,26 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         """Opens one reader over its share of the partitions."""
         partitions = partitions_of(self._config, self._topic)
         mine = [p for p in partitions if p % self._n_readers == int(for_part)]
-        return KafkaReader(self._config, self._topic, self._group, mine, self._stop)
+        return KafkaReader(
+            self._config, self._topic, self._group, mine, self._stop, self._before_commit
+        )
 
 
 class KafkaReader(StatefulSourcePartition[Records, None]):
     """One consumer over some partitions. Raises LogError when an offset to resume from is gone."""
 
     def __init__(
-        self, config: LogConfig, topic: str, group: str, partitions: Sequence[int], stop: Event
+        self,
+        config: LogConfig,
+        topic: str,
+        group: str,
+        partitions: Sequence[int],
+        stop: Event,
+        before_commit: Callable[[], None],
     ) -> None:
         self._topic = topic
         self._stop = stop
+        self._before_commit = before_commit
         self._group = group
         self._consumer = Consumer(
             {
@@ -110,6 +127,7 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
 
     def snapshot(self) -> None:
         """At the end of an epoch, commits what the epoch before had read: it is in the sinks."""
+        self._before_commit()
         if self._ended:
             offsets = [TopicPartition(self._topic, p, at) for p, at in self._ended.items()]
             self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -118,6 +136,7 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
 
     def close(self) -> None:
         """Commits the rest: the flow has ended, so every sink has everything."""
+        self._before_commit()
         offsets = [TopicPartition(self._topic, p, at) for p, at in self._next.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)

@@ -4,9 +4,10 @@ import time
 from collections.abc import Sequence
 from weakref import WeakSet
 
+import numpy as np
 import structlog
 
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore
 from features.row_cache import RowCache
 from features.store import ITEMS, USERS, Table
 from streams import metrics
@@ -16,42 +17,56 @@ log = structlog.get_logger(__name__)
 
 
 class RowWriter:
-    """One connection for the rows of a worker: what is read back on it was written before."""
+    """Writes rows on one connection and reads cold ones on another, for one worker.
+
+    While Redis works on a batch the flow works on the next: `write` sends and returns, and waits
+    only for the batch before. `settle` waits for the last one; it is called before offsets are
+    committed, and a cache gives no row back before.
+    """
 
     def __init__(self, config: RedisConfig) -> None:
-        self._link = RedisLink(config)
+        self._writes = RedisLink(config)
+        self._reads = RedisLink(config)
         self._stores = {
-            "user": RedisRowStore(self._link, USERS, config),
-            "item": RedisRowStore(self._link, ITEMS, config),
+            table.letter: RedisRowStore(self._reads, table, config) for table in (USERS, ITEMS)
         }
         self._caches: WeakSet[RowCache] = WeakSet()
         self._servers_seen = 0
+        self._newest_logged_at_ms = 0
 
     def cache(self, table: Table, capacity: int) -> RowCache:
         """A cache over one of the tables, remembered for the day Redis comes back empty."""
-        store = self._stores["user" if table is USERS else "item"]
-        cache = RowCache(store, capacity)
+        cache = RowCache(self._stores[table.letter], capacity)
         self._caches.add(cache)
         return cache
 
     def write(self, batches: Sequence[RowWrites]) -> None:
-        """Stores rows in the order given; returns when they can be read."""
-        for batch in batches:
-            self._stores[batch.table].write(batch.rows)
-            metrics.ROWS_WRITTEN.labels(batch.table).inc(len(batch.rows))
-        self._restore_after_loss()
-        now_ms = time.time_ns() // 1_000_000
-        for batch in batches:
-            if batch.table == "user":
-                metrics.FRESHNESS.observe(max(now_ms - batch.logged_at_ms, 0) / 1_000)
+        """Sends rows in the order titles, users; returns when those before can be read."""
+        self.settle()
+        commands: list[Command] = []
+        for table in (ITEMS, USERS):
+            rows = [batch.rows for batch in batches if batch.table is table]
+            if rows:
+                commands += self._stores[table.letter].write_commands(np.concatenate(rows))
+                metrics.ROWS_WRITTEN.labels(table.letter).inc(sum(map(len, rows)))
+        self._writes.begin(commands)
+        self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
+
+    def settle(self) -> None:
+        """Returns when everything written can be read."""
+        self._writes.settle()
+        if self._newest_logged_at_ms:
+            age_ms = time.time_ns() // 1_000_000 - self._newest_logged_at_ms
+            metrics.FRESHNESS.observe(max(age_ms, 0) / 1_000)
+            self._newest_logged_at_ms = 0
+        if self._writes.servers_seen != self._servers_seen:
+            self._restore_after_loss()
 
     def _restore_after_loss(self) -> None:
         """Another Redis process may be empty: every row in memory is written again."""
-        if self._link.servers_seen == self._servers_seen:
-            return
-        first = self._servers_seen == 0
-        self._servers_seen = self._link.servers_seen
-        if first:
+        is_first = self._servers_seen == 0
+        self._servers_seen = self._writes.servers_seen
+        if is_first:
             return
         for cache in sorted(self._caches, key=lambda cache: cache.store.table is USERS):
             rows = cache.resident()
@@ -59,5 +74,7 @@ class RowWriter:
             log.warning("rows_restored", table=cache.store.table.letter, rows=len(rows))
 
     def close(self) -> None:
-        """Closes the connection."""
-        self._link.close()
+        """Waits for the last rows and closes the connections."""
+        self.settle()
+        self._writes.close()
+        self._reads.close()

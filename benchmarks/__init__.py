@@ -1,0 +1,1 @@
+"""Benchmarks: each prints machine, commit, load and percentiles, and writes the same as JSON."""
