@@ -25,13 +25,13 @@ class NotRunningError(Exception):
 
 def run(settings: Settings, dataset: str, console: Console) -> None:
     """Runs a stack until SIGINT or SIGTERM; processes that end are started again."""
-    from infra.demo import fill  # noqa: PLC0415 (training is heavy, and not always needed)
+    from infra.demo import choose_dataset, fill  # noqa: PLC0415 (training is not always needed)
 
     refuse_second(settings.home)
     signal.signal(signal.SIGTERM, _interrupt)
     with Stack(settings) as stack:
         if dataset:
-            fill(stack, dataset, console)
+            fill(stack, choose_dataset(settings, dataset, console), console, share=1.0)
         stack.start_features()
         stack.start_serve()
         print_how_to_call(stack.addresses.grpc, stack.addresses.broker, console)

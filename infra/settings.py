@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
-from serving.server import ServingSettings
+from serving.settings import ServingSettings
 
 
 class KafkaSettings(BaseModel):

@@ -7,11 +7,9 @@ drain       health says NOT_SERVING; calls that run are finished, new ones go el
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final
 
 import grpc
 import structlog
@@ -20,10 +18,10 @@ from grpc_reflection.v1alpha import reflection
 from headrace.v1 import ingest_pb2, recommender_pb2
 from headrace.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from headrace.v1.recommender_pb2_grpc import add_RecommendationServiceServicer_to_server
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.errors import StatusInterceptor
 from serving.servicer import IngestServicer, RecommendationServicer
+from serving.settings import ServingSettings
 
 INGEST: Final[str] = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].full_name
 RECOMMENDATIONS: Final[str] = recommender_pb2.DESCRIPTOR.services_by_name[
@@ -34,76 +32,16 @@ SERVICES: Final = ("", INGEST, RECOMMENDATIONS)  # "" is the server as a whole
 log = structlog.get_logger(__name__)
 
 
-class ServingSettings(BaseModel):
-    """The serving tier."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: str = Field("127.0.0.1", description="other than loopback needs TLS")
-    port: int = Field(50_051, ge=0, le=65_535, description="0: a free one, see headrace status")
-    tls_cert: Path | None = Field(None, description="PEM file: certificate chain of the server")
-    tls_key: Path | None = Field(None, description="PEM file: private key of the server")
-    tls_client_ca: Path | None = Field(
-        None, description="PEM file: clients must show a certificate signed by it"
+def server_credentials(settings: ServingSettings) -> grpc.ServerCredentials | None:
+    """What to show clients and to ask of them; None without TLS. Raises OSError."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    roots = None if settings.tls_client_ca is None else settings.tls_client_ca.read_bytes()
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
+        root_certificates=roots,
+        require_client_auth=roots is not None,
     )
-    reflection: bool | None = Field(None, description="empty: on loopback alone")
-    so_reuseport: bool = Field(False, description="several processes share the port")
-    max_concurrent: int = Field(256, ge=1, le=10_000, description="calls; more are refused")
-    max_request_bytes: int = Field(262_144, ge=1_024, le=4_194_304)
-    connection_idle_s: int = Field(300, ge=1, description="a connection without calls is closed")
-    connection_age_s: int = Field(1_800, ge=1, description="a connection is renewed, for balance")
-    stream_idle_s: float = Field(30.0, gt=0, le=3_600, description="longest pause of a stream")
-    drain_notice_s: float = Field(0.0, ge=0, le=60, description="from NOT_SERVING to refusing")
-    drain_grace_s: float = Field(5.0, ge=0, le=300, description="for calls that run at the end")
-    default_wait_ms: int = Field(100, ge=1, le=1_000, description="where a request names none")
-    redis_timeout_ms: int = Field(30, ge=1, le=1_000, description="then without the viewer's row")
-    track_timeout_ms: int = Field(2_000, ge=10, le=30_000, description="for the log to acknowledge")
-    track_max_in_flight: int = Field(2_000, ge=1, le=50_000, description="events; more are refused")
-    clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
-
-    @model_validator(mode="after")
-    def _is_safe_to_open(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key must be given together")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca needs tls_cert and tls_key")
-        if self.tls_cert is None and not self.is_loopback:
-            raise ValueError(
-                f"host must be a loopback address without tls_cert and tls_key; got {self.host!r}"
-            )
-        return self
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether nobody but this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def address(self) -> str:
-        """What to listen on, as gRPC writes it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    @property
-    def has_reflection(self) -> bool:
-        """Whether the server tells its services to whoever asks."""
-        return self.is_loopback if self.reflection is None else self.reflection
-
-    def credentials(self) -> grpc.ServerCredentials | None:
-        """What to show clients and to ask of them; None without TLS. Raises OSError."""
-        if self.tls_cert is None or self.tls_key is None:
-            return None
-        roots = None if self.tls_client_ca is None else self.tls_client_ca.read_bytes()
-        return grpc.ssl_server_credentials(
-            [(self.tls_key.read_bytes(), self.tls_cert.read_bytes())],
-            root_certificates=roots,
-            require_client_auth=roots is not None,
-        )
 
 
 class Server:
@@ -151,7 +89,7 @@ class Server:
         await self._server.stop(self._settings.drain_grace_s)
 
     def _listen(self) -> int:
-        address, credentials = self._settings.address, self._settings.credentials()
+        address, credentials = self._settings.address, server_credentials(self._settings)
         try:
             port: int = (
                 self._server.add_insecure_port(address)

@@ -22,8 +22,9 @@ from features.redis_store import AsyncRowReader
 from features.vocabulary import EventType
 from infra.topics import Topic, ensure_topics
 from serving.client import Client
-from serving.server import Server, ServingSettings, serve
+from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
+from serving.settings import ServingSettings
 from serving.slate import Decision, Query, Slate, SlateItem, UnknownItemError, Viewer
 from serving.track import Tracker, track_writer
 from serving.viewers import ReadsRow, ViewerReader

@@ -20,7 +20,8 @@ from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
 from serving.client import Client, RequestError
-from serving.server import INGEST, RECOMMENDATIONS, SERVICES, ServingSettings
+from serving.server import INGEST, RECOMMENDATIONS, SERVICES, server_credentials
+from serving.settings import ServingSettings
 from tests.apache_kafka import REPOSITORY
 from tests.serving.harness import (
     FakeRecommender,
@@ -254,7 +255,7 @@ def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], message
 def test_loopback_needs_no_tls_and_has_reflection(host: str) -> None:
     settings = ServingSettings(host=host)
     assert settings.has_reflection
-    assert settings.credentials() is None
+    assert server_credentials(settings) is None
 
 
 def test_reflection_is_off_where_others_can_reach_the_server() -> None:

@@ -16,7 +16,7 @@ from features.position import Position
 from features.vocabulary import EventType
 from infra.embedded import EmbeddedBroker
 from serving.client import RequestError
-from serving.server import ServingSettings
+from serving.settings import ServingSettings
 from serving.slate import Decision, Query, Slate
 from serving.track import (
     ImpressionRecorder,

@@ -1,0 +1,68 @@
+# Headrace: what can be done here. `make` alone lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One thread for numbers in every process: the two cores belong to all of them.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export NUMBA_NUM_THREADS := 1
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## make .venv with everything, pinned
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Headrace needs $(PYTHON); set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+demo: install ## everything once: real events change real recommendations, then a summary
+	$(BIN)/headrace demo
+
+up: install ## start broker, Redis, features flow and server; returns when they answer
+	$(BIN)/headrace up --detach --dataset movietweetings
+
+down: install ## stop what `make up` started
+	$(BIN)/headrace down
+
+test: install lint types protos-check ## lint, types, then every test on real servers
+	$(BIN)/python -m pytest -q
+
+test-fast: install ## the tests that take less than ten seconds each
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+bench: install ## every benchmark, one after the other; JSON in benchmarks/out
+	$(BIN)/python -m benchmarks.freshness
+	$(BIN)/python -m benchmarks.features_flow
+	$(BIN)/python -m benchmarks.recommend
+
+lint: install ## ruff and the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: install ## mypy, strict
+	$(BIN)/mypy features online_models streams serving offline infra benchmarks
+
+protos: install ## generate code from protos/headrace/v1
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out=protos --pyi_out=protos \
+	  --grpc_python_out=protos protos/headrace/v1/*.proto
+
+protos-check: install ## generated code is what the protos say
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && \
+	$(BIN)/python -m grpc_tools.protoc -Iprotos --python_out="$$out" --pyi_out="$$out" \
+	  --grpc_python_out="$$out" protos/headrace/v1/*.proto && \
+	diff -r -x '*.proto' -x '__init__.py' -x '__pycache__' protos/headrace "$$out/headrace" \
+	  || { echo "generated code differs: run make protos"; exit 1; }
+
+format: install ## let ruff arrange the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: help install demo up down test test-fast bench lint types protos protos-check format

@@ -1,0 +1,108 @@
+"""Composition of the server: what answers a request, over which log and store."""
+
+import asyncio
+import gc
+
+import structlog
+from serving.bundle import Bundle, BundleError, load_current
+from serving.recommender import Recommender
+
+from features.clock import Clock, StreamClock, WallClock
+from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
+from features.store import ITEMS, USERS
+from infra import topics
+from infra.settings import Settings
+from infra.stack import bundles_folder
+from infra.telemetry import READY
+from serving.catalogue import Catalogue
+from serving.mirror import ItemMirror, MirrorFollower
+from serving.server import Server, serve
+from serving.servicer import IngestServicer, RecommendationServicer
+from serving.slate import Query, Viewer
+from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
+from serving.viewers import ViewerReader
+from serving.wire import encode_decision
+
+log = structlog.get_logger(__name__)
+
+WARM_UP_CALLS = 20
+
+
+def run_server(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT."""
+    asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> None:
+    kafka, prefix = settings.kafka.log_config(), settings.kafka.prefix
+    serving = settings.serving
+    clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
+    table = Catalogue(kafka, prefix + topics.CATALOG).read()
+    mirror = ItemMirror(table.ids)
+    redis = settings.redis.config()
+    link = RedisLink(redis, give_up_after_s=5.0)
+    follower = MirrorFollower(
+        mirror,
+        RedisRowStore(link, ITEMS, redis),
+        kafka,
+        prefix + topics.ITEM_UPDATES,
+        clock,
+        clock.advance if isinstance(clock, StreamClock) else None,
+    )
+    follower.start()
+    recommender = Recommender(table, mirror, _bundle(settings))
+    reader = AsyncRowReader(redis, USERS, timeout_s=serving.redis_timeout_ms / 1_000)
+    interactions = prefix + topics.INTERACTIONS
+    viewers = ViewerReader(reader, interactions)
+    tracker = Tracker(
+        track_writer(kafka, serving.track_timeout_ms),
+        interactions,
+        clock,
+        max_in_flight=serving.track_max_in_flight,
+        timeout_s=serving.track_timeout_ms / 1_000,
+    )
+    recorder = ImpressionRecorder(
+        impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
+    )
+    tracker.start()
+    recorder.start()
+    server = Server(
+        serving,
+        IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
+        RecommendationServicer(
+            recommender,
+            viewers,
+            recorder.record,
+            mirror.age_ms,
+            clock,
+            WallClock(),
+            topic=interactions,
+            default_wait_ms=serving.default_wait_ms,
+        ),
+    )
+
+    async def warm() -> None:
+        """Has everything compiled and in memory before the first caller."""
+        for _ in range(WARM_UP_CALLS):
+            recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+        gc.collect()
+        gc.freeze()  # what is loaded stays: the collector need not look at it again
+        READY.set(1)
+
+    try:
+        await serve(server, warm=warm)
+    finally:
+        READY.set(0)
+        follower.stop()
+        await tracker.close()
+        recorder.close()
+        await reader.close()
+
+
+def _bundle(settings: Settings) -> Bundle | None:
+    """The current bundle, or None: then slates are trending titles, and say so."""
+    try:
+        return load_current(bundles_folder(settings))
+    except BundleError as error:
+        log.error("no_bundle", reason=str(error))
+        return None
