@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from features.compiled import Row, compiled
 from features.vocabulary import EventType
 
-N_TITLES = 48
+N_TITLES = 32
 N_FINGERPRINTS = 128
 WATCHED_FRACTION = 0.9
 FRACTION_STEPS = 200
@@ -32,8 +32,8 @@ FIELDS = np.dtype(
 
 COLUMNS = (
     ("user_titles_in_progress", "titles", "started and not finished", 0.0),
-    ("user_titles_watched", "titles", "watched to the end or rated, of the last 48", 0.0),
-    ("user_titles_abandoned", "titles", "left before the end, of the last 48", 0.0),
+    ("user_titles_watched", "titles", "watched to the end or rated, of the last 32", 0.0),
+    ("user_titles_abandoned", "titles", "left before the end, of the last 32", 0.0),
     ("user_completion_share", "0..1", "watched / (watched + abandoned + in progress)", 0.0),
 )
 
