@@ -172,7 +172,7 @@ def _last_offsets(config: LogConfig, topic: str, partitions: Sequence[int]) -> d
         consumer.assign([TopicPartition(topic, p, start) for p, start in starts.items()])
         left = set(partitions)
         while left:
-            for message in consumer.consume(1_000, timeout=1.0):
+            for message in _arrived(consumer):
                 error = message.error()
                 if error is None:
                     last[message.partition()] = message.offset()
@@ -183,6 +183,12 @@ def _last_offsets(config: LogConfig, topic: str, partitions: Sequence[int]) -> d
         return last
     finally:
         consumer.close()
+
+
+def _arrived(consumer: Consumer) -> list[Message]:
+    """What has arrived; waits for the first message alone, not for a full batch."""
+    first = consumer.poll(1.0)
+    return [] if first is None else [first, *consumer.consume(1_000, 0)]
 
 
 def partitions_of(config: LogConfig, topic: str, timeout_s: float = 10.0) -> list[int]:
@@ -210,7 +216,7 @@ def read_to_end(config: LogConfig, topic: str) -> Iterator[Message]:
         left = set(partitions_of(config, topic))
         consumer.assign([TopicPartition(topic, p, 0) for p in sorted(left)])
         while left:
-            for message in consumer.consume(1_000, timeout=1.0):
+            for message in _arrived(consumer):
                 error = message.error()
                 if error is None:
                     yield message

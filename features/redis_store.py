@@ -23,6 +23,7 @@ from features.store import Table, rows_of
 
 MAX_ROWS_PER_COMMAND: Final = 256
 MAX_OUTSTANDING: Final = 3
+MAX_JOINED_BYTES: Final = 131_072
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.02, 1.0
 HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 HEX_DIGITS: Final = 16
@@ -76,9 +77,7 @@ class RedisLink:
         self.settle()
         self._underway = commands
         try:
-            connection = self._connected()
-            for command in commands:
-                connection.send_packed_command(command)
+            self._connected().send_packed_command(together(commands))
         except LOST:
             self._drop()
 
@@ -170,6 +169,14 @@ class RedisRowStore:
     def write(self, rows: Rows) -> None:
         """Stores rows; see RowStore."""
         self._link.run(self.write_commands(rows))
+
+
+def together(commands: Sequence[Command]) -> Command:
+    """All commands as one: small ones in one piece of memory, for one system call."""
+    pieces = [piece for command in commands for piece in command]
+    if sum(map(len, pieces)) <= MAX_JOINED_BYTES:
+        return [b"".join(pieces)]
+    return pieces
 
 
 def parts(array: Rows) -> list[Rows]:

@@ -15,6 +15,7 @@ from streams.catalogue import TitleFollower
 from streams.features import FlowParts, Topics, build_flow
 from streams.row_writer import RowWriter
 from streams.runner import run_flow
+from streams.warm_up import warm_up
 
 
 def clock(kind: str) -> Clock:
@@ -58,6 +59,7 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
 
 def run_features_flow(settings: Settings, stop: Event) -> None:
     """Runs the features flow in this thread until `stop` is set or something breaks."""
+    warm_up()
     flow = features_flow(settings, stop)
     READY.set(1)
     try:

@@ -18,7 +18,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features.log import Headers, LogConfig, LogError, LogWriter, partitions_of
 from streams import metrics
 
-MAX_BATCH = 4_000
+MAX_BATCH = 2_000
+MAX_WRITE_BYTES = 2_000_000  # a dead letter holds a whole refused record and more
 IDLE_POLL_S = 0.01  # the wait ends with the first record
 ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)  # a time to wake up that is always past
 
@@ -196,7 +197,8 @@ class KafkaSink(DynamicSink[OutRecord]):
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "KafkaSinkPartition":  # noqa: ARG002
         """Opens one writer for this worker."""
-        return KafkaSinkPartition(LogWriter(self._config), durable=self._durable)
+        writer = LogWriter(self._config, **{"message.max.bytes": MAX_WRITE_BYTES})
+        return KafkaSinkPartition(writer, durable=self._durable)
 
 
 class KafkaSinkPartition(StatelessSinkPartition[OutRecord]):

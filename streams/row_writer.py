@@ -47,7 +47,8 @@ class RowWriter:
         for table in (ITEMS, USERS):
             rows = [batch.rows for batch in batches if batch.table is table]
             if rows:
-                commands += self._stores[table.letter].write_commands(np.concatenate(rows))
+                together = rows[0] if len(rows) == 1 else np.concatenate(rows)
+                commands += self._stores[table.letter].write_commands(together)
                 metrics.ROWS_WRITTEN.labels(table.letter).inc(sum(map(len, rows)))
         self._writes.begin(commands)
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)

@@ -1,0 +1,26 @@
+"""Builds the index over titles' factors that servers search."""
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+FLAT_UP_TO = 200_000  # titles; an exact search of so many takes under 5 ms
+HNSW_LINKS = 32
+HNSW_EF_BUILD, HNSW_EF_SEARCH = 100, 512
+
+
+def build_index(factors: NDArray[np.float32]) -> bytes:
+    """A serialised index over `(n_items, n_factors) float32`, by inner product.
+
+    Exact up to FLAT_UP_TO titles, a graph (HNSW) above. One thread.
+    """
+    faiss.omp_set_num_threads(1)
+    n_items, n_factors = factors.shape
+    if n_items <= FLAT_UP_TO:
+        index = faiss.IndexFlatIP(n_factors)
+    else:
+        index = faiss.IndexHNSWFlat(n_factors, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction, index.hnsw.efSearch = HNSW_EF_BUILD, HNSW_EF_SEARCH
+    index.add(np.ascontiguousarray(factors))
+    data: bytes = faiss.serialize_index(index).tobytes()
+    return data

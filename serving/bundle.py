@@ -1,0 +1,109 @@
+"""A bundle in memory: everything that was learned, loaded whole or refused."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.bundle_format import (
+    ARRAYS,
+    CURRENT,
+    INDEX,
+    MANIFEST,
+    RANKER,
+    BundleError,
+    ItemModels,
+    Manifest,
+    read_bytes,
+    read_manifest,
+    read_verified,
+)
+from features.ranking import RANKING_COLUMNS
+from features.registry import feature_version
+from serving.ranking.ranker import Ranker
+from serving.retrieval.faiss_index import FaissIndex
+
+__all__ = ["Bundle", "BundleError", "load_bundle", "load_current"]
+
+MAX_VERSION_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Models of titles, their index, and a ranker; never changed, swapped by reference.
+
+    One without a ranker brings candidates but puts them in the order of the trend: that is what
+    a ranker's training examples come from.
+    """
+
+    version: str
+    models: ItemModels
+    index: FaissIndex
+    ranker: Ranker | None = None
+    manifest: Manifest | None = None
+
+    @classmethod
+    def without_ranker(cls, models: ItemModels) -> "Bundle":
+        """A bundle of models that were just fitted."""
+        return cls("unranked", models.checked(), FaissIndex.of(models.factors))
+
+
+def load_current(bundles: Path) -> Bundle:
+    """The bundle that the folder's pointer names. Raises BundleError."""
+    pointer = bundles / CURRENT
+    version = read_bytes(pointer)[:MAX_VERSION_BYTES].decode(errors="replace").strip()
+    if not version or "/" in version or version.startswith("."):
+        raise BundleError(f"{pointer} must hold the version of a bundle; got {version!r}")
+    return load_bundle(bundles / version)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """The bundle in a folder, every file checked. Raises BundleError, naming file and reason."""
+    manifest = read_manifest(folder)
+    _check_manifest(manifest)
+    files = read_verified(folder, manifest)
+    arrays = {name: _array(files[f"{name}.npy"], folder / f"{name}.npy") for name in ARRAYS}
+    models = ItemModels(
+        **arrays,
+        confidence=manifest.confidence,
+        regularisation=manifest.regularisation,
+        latest_year=manifest.latest_year,
+    ).checked()
+    if models.factors.shape != (manifest.n_items, manifest.n_factors):
+        raise BundleError(
+            f"{folder / 'factors.npy'} must be {manifest.n_items} x {manifest.n_factors}; "
+            f"got {models.factors.shape}"
+        )
+    index = FaissIndex.parse(files[INDEX], str(folder / INDEX))
+    if (len(index), index.n_factors) != models.factors.shape:
+        raise BundleError(
+            f"{folder / INDEX} must hold {manifest.n_items} vectors of {manifest.n_factors}; "
+            f"got {len(index)} of {index.n_factors}"
+        )
+    ranker = Ranker.parse(files[RANKER].decode(errors="replace"), str(folder / RANKER))
+    return Bundle(manifest.version, models, index, ranker, manifest)
+
+
+def _check_manifest(manifest: Manifest) -> None:
+    if manifest.columns != RANKING_COLUMNS:
+        odd = sorted(set(manifest.columns) ^ set(RANKING_COLUMNS)) or ["their order"]
+        raise BundleError(
+            f"{MANIFEST} of {manifest.version} must name the ranking columns of this version; "
+            f"see {', '.join(odd)}: train anew"
+        )
+    if manifest.feature_version != feature_version():
+        raise BundleError(
+            f"{MANIFEST} of {manifest.version} must have the feature version {feature_version()}; "
+            f"got {manifest.feature_version}: train anew"
+        )
+
+
+def _array(data: bytes, path: Path) -> NDArray[np.generic]:
+    try:
+        array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BundleError(f"{path} must be a NumPy array; {error}") from error
+    array.setflags(write=False)
+    return array
