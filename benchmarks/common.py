@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.settings import Settings
-from infra.stack import SINGLE_THREADED, Stack
+from infra.stack import Stack
 
 OUT = Path(__file__).parent / "out"
 
@@ -172,15 +172,21 @@ class Cpu:
 
 @contextmanager
 def load(
-    bootstrap: str, rate: float, seconds: float, n_users: int, *, seed: int = 7
+    bootstrap: str,
+    rate: float,
+    seconds: float,
+    n_users: int,
+    *,
+    n_items: int = 50_000,
+    seed: int = 7,
 ) -> Iterator["subprocess.Popen[str]"]:
     """A process that sends simulated events at a rate, see benchmarks.load."""
     command = [
         sys.executable, "-m", "benchmarks.load", bootstrap, "--rate", str(rate),
-        "--seconds", str(seconds), "--users", str(n_users), "--seed", str(seed),
+        "--seconds", str(seconds), "--users", str(n_users), "--items", str(n_items),
+        "--seed", str(seed),
     ]  # fmt: skip
-    environment = {**os.environ, **SINGLE_THREADED}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None  # noqa: S101 (asked for above)
         process.stdout.readline()  # "ready": payloads are made, sending begins

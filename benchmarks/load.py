@@ -16,9 +16,9 @@ N_ITEMS = 50_000
 CHUNK_S = 0.002  # events are due in chunks of two milliseconds
 
 
-def simulator(n_users: int, seed: int) -> Simulator:
-    """The world of every benchmark: 50,000 items, Zipf 1.0."""
-    return Simulator(SimulationConfig(n_users=n_users, n_items=N_ITEMS, seed=seed))
+def simulator(n_users: int, seed: int, n_items: int = N_ITEMS) -> Simulator:
+    """The world of the benchmarks: Zipf 1.0."""
+    return Simulator(SimulationConfig(n_users=n_users, n_items=n_items, seed=seed))
 
 
 def publish_titles(log: LogConfig, topic: str, n_users: int, seed: int) -> None:
@@ -29,12 +29,14 @@ def publish_titles(log: LogConfig, topic: str, n_users: int, seed: int) -> None:
     writer.flush()
 
 
-def messages(n: int, n_users: int, seed: int, rate: float) -> list[dict[str, bytes]]:
+def messages(
+    n: int, n_users: int, seed: int, rate: float, n_items: int = N_ITEMS
+) -> list[dict[str, bytes]]:
     """`n` records ready for `Producer.produce_batch`; their event times end about now."""
     start_ms = time.time_ns() // 1_000_000 - int(1_000 * n / rate)
     return [
         {"key": key, "value": value}
-        for batch in simulator(n_users, seed).batches(n, start_ms, rate)
+        for batch in simulator(n_users, seed, n_items).batches(n, start_ms, rate)
         for key, value in zip(batch.keys(), encode_batch(batch), strict=True)
     ]
 
@@ -76,10 +78,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--users", type=int, required=True)
+    parser.add_argument("--items", type=int, default=N_ITEMS)
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     n = int(options.rate * options.seconds)
-    records = messages(n, options.users, options.seed, options.rate)
+    records = messages(n, options.users, options.seed, options.rate, options.items)
     print("ready", flush=True)
     print(send(options.bootstrap, options.topic, records, options.rate), flush=True)
 

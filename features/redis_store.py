@@ -27,6 +27,7 @@ MAX_JOINED_BYTES: Final = 131_072
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.02, 1.0
 HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 HEX_DIGITS: Final = 16
+PING: Final = b"*1\r\n$4\r\nPING\r\n"
 
 Command = list[Any]  # a command as it goes over the wire: bytes and memory views, in order
 
@@ -94,6 +95,13 @@ class RedisLink:
         except LOST:
             self._drop()
             self.run(commands)
+
+    def ping(self) -> None:
+        """Finds out, without waiting for it, whether another Redis answers now."""
+        try:
+            self._exchange([[PING]])
+        except LOST:
+            self._drop()
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Sends packed commands, answers in order; waits for a Redis that is away.

@@ -230,6 +230,32 @@ def simulate(
         raise typer.Exit(1)
 
 
+@app.command()
+def train(
+    dataset: Dataset,
+    from_: Annotated[str | None, typer.Option("--from", help="first date, ISO, UTC")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="date behind the last, ISO, UTC")] = None,
+    until_now: Annotated[bool, typer.Option(help="shift times: the last event is now")] = False,
+) -> None:
+    """Trains a bundle on a dataset (factors, neighbours, ranker) and makes it current."""
+    from infra.producers import dataset as open_source
+    from infra.stack import bundles_folder
+    from infra.train import train_bundle
+    from offline.datasets import Selection
+
+    source = open_source(Settings(), dataset, until_now=until_now)
+    folder = bundles_folder(Settings())
+    with _progress() as progress:
+        manifest = train_bundle(
+            source, folder, selection=Selection(_time_ms(from_), _time_ms(to)), progress=progress
+        )
+    table = Table("figure", "value", title=f"bundle {manifest.version}")
+    for name, value in manifest.metrics.items():
+        table.add_row(name, f"{value:,.4g}")
+    console.print(table)
+    console.print(f"in {folder / manifest.version}; `headrace serve` takes it at its next start")
+
+
 @datasets_app.command("get")
 def get_dataset(name: Dataset, into: Annotated[Path | None, typer.Option()] = None) -> None:
     """Downloads a dataset from its publisher; goes on where an earlier download ended."""

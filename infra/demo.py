@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from offline.simulated_dataset import SimulatedDataset
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,6 +25,7 @@ from infra.stack import Stack, bundles_folder
 from infra.train import train_bundle
 from offline.datasets import Dataset, DatasetMissingError, Selection, find_data_folder
 from offline.replay import ReplayResult, publish_catalogue, replay
+from offline.simulated_dataset import SimulatedDataset
 from serving.client import Client, Recommendations
 
 MAIN_DATASET = "movietweetings"
@@ -163,9 +163,10 @@ def stream_live(stack: Stack, source: Dataset, console: Console) -> dict[str, fl
             progress=show,
         )
         metrics.wait_until_applied(before["events"] + result.delivered)
+        seconds = time.monotonic() - started_s
+        metrics.wait_until_idle()
         show(n_events)
     after = metrics.read()
-    seconds = time.monotonic() - started_s
     return {
         "events": result.delivered,
         "events_per_s": round((after["events"] - before["events"]) / seconds),

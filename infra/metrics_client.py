@@ -41,12 +41,16 @@ class Metrics:
             time.sleep(POLL_S)
 
     def wait_until_idle(self, timeout_s: float = 120.0) -> None:
-        """Returns when the flow has had nothing to do for half a second. Raises TimeoutError."""
+        """Returns when the flow has no lag and had nothing to do for half a second.
+
+        Raises TimeoutError.
+        """
         deadline_s = time.monotonic() + timeout_s
         seen, since_s = -1.0, time.monotonic()
         while time.monotonic() < deadline_s:
-            events = self.read()["events"]
-            if events != seen or events == 0:
+            now = self.read()
+            events = now["events"]
+            if events != seen or events == 0 or now["lag"] > 0:
                 seen, since_s = events, time.monotonic()
             elif time.monotonic() - since_s > IDLE_S:
                 return

@@ -150,7 +150,6 @@ class Stack:
             "HEADRACE_KAFKA__BOOTSTRAP": self.addresses.broker,
             "HEADRACE_REDIS__URL": self.addresses.redis,
             "HEADRACE_HOME": str(self._home.resolve()),
-            **SINGLE_THREADED,
         }
 
     def process(self, name: str) -> ChildServer:
@@ -217,16 +216,6 @@ class Stack:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(found, indent=2))
         temporary.replace(path)
-
-
-# Two cores: a process takes one thread for numbers and leaves the rest to its neighbours.
-SINGLE_THREADED = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMBA_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
 
 
 def create_topics(kafka: KafkaSettings) -> None:

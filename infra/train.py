@@ -161,7 +161,7 @@ def _take(
     found: Examples,
     features: NDArray[np.float32],
     places: NDArray[np.int64],
-    is_held_out: bool,  # noqa: FBT001
+    is_held_out: bool,
     n_negatives: int,
     rng: np.random.Generator,
 ) -> None:

@@ -9,9 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from features.bundle_format import ARRAYS, CURRENT, INDEX, MANIFEST, RANKER, ItemModels, Manifest
+from features.bundle_format import (
+    ARRAYS,
+    CURRENT,
+    INDEX,
+    MANIFEST,
+    RANKER,
+    ItemModels,
+    Manifest,
+    version_of,
+)
 from features.bundle_format import sha256 as checksum
-from features.bundle_format import version_of
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
 

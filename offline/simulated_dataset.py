@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,14 +15,19 @@ N_EVENTS = 100_000
 SPAN_S = 2 * 86_400  # the events lie in the two days up to now
 
 
+DEFAULT_WORLD = SimulationConfig(n_users=3_000, n_items=2_000)
+
+
 class SimulatedDataset:
-    """100,000 events of 3,000 viewers and 2,000 titles; the same seed makes the same ones."""
+    """100,000 events of a simulated world; the same configuration makes the same ones."""
 
-    name = "simulation"
+    name: ClassVar[str] = "simulation"
 
-    def __init__(self, seed: int = 7, *, now_ms: int | None = None) -> None:
-        self._config = SimulationConfig(n_users=3_000, n_items=2_000, seed=seed)
-        self._simulator = Simulator(self._config)
+    def __init__(
+        self, config: SimulationConfig = DEFAULT_WORLD, *, now_ms: int | None = None
+    ) -> None:
+        self._config = config
+        self._simulator = Simulator(config)
         end_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         self._start_ms = end_ms - 1_000 * SPAN_S
 

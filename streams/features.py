@@ -92,7 +92,7 @@ def build_flow(parts: FlowParts) -> Dataflow:
         parts.group,
         n_readers=parts.n_workers,
         stop=parts.stop,
-        before_commit=parts.settle,
+        settle=parts.settle,
     )
     records = op.input("read_interactions", flow, source)
     decoded = op.flat_map("decode_records", records, Decoder(parts))

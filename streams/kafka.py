@@ -55,14 +55,14 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         *,
         n_readers: int = 1,
         stop: Event,
-        before_commit: Callable[[], None] = lambda: None,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._topic = topic
         self._group = group
         self._n_readers = n_readers
         self._stop = stop
-        self._before_commit = before_commit
+        self._settle = settle
 
     def list_parts(self) -> list[str]:
         """The readers, by number."""
@@ -77,9 +77,7 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         """Opens one reader over its share of the partitions."""
         partitions = partitions_of(self._config, self._topic)
         mine = [p for p in partitions if p % self._n_readers == int(for_part)]
-        return KafkaReader(
-            self._config, self._topic, self._group, mine, self._stop, self._before_commit
-        )
+        return KafkaReader(self._config, self._topic, self._group, mine, self._stop, self._settle)
 
 
 class KafkaReader(StatefulSourcePartition[Records, None]):
@@ -92,11 +90,11 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         group: str,
         partitions: Sequence[int],
         stop: Event,
-        before_commit: Callable[[], None],
+        settle: Callable[[], None],
     ) -> None:
         self._topic = topic
         self._stop = stop
-        self._before_commit = before_commit
+        self._settle = settle
         self._group = group
         self._consumer = Consumer(
             {
@@ -113,7 +111,10 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         """Everything that has arrived, as one item; waits a little for the first record only."""
         if self._stop.is_set():
             raise StopIteration
-        first = self._consumer.poll(IDLE_POLL_S)
+        first = self._consumer.poll(0)
+        if first is None:
+            self._settle()  # nothing has come meanwhile: a good time to wait for the store
+            first = self._consumer.poll(IDLE_POLL_S)
         if first is None:
             return []
         records = [first, *self._consumer.consume(MAX_BATCH - 1, 0)]
@@ -128,7 +129,7 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
 
     def snapshot(self) -> None:
         """At the end of an epoch, commits what the epoch before had read: it is in the sinks."""
-        self._before_commit()
+        self._settle()
         if self._ended:
             offsets = [TopicPartition(self._topic, p, at) for p, at in self._ended.items()]
             self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -137,7 +138,7 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
 
     def close(self) -> None:
         """Commits the rest: the flow has ended, so every sink has everything."""
-        self._before_commit()
+        self._settle()
         offsets = [TopicPartition(self._topic, p, at) for p, at in self._next.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)

@@ -42,7 +42,7 @@ class RowWriter:
 
     def write(self, batches: Sequence[RowWrites]) -> None:
         """Sends rows in the order titles, users; returns when those before can be read."""
-        self.settle()
+        self._await_answers()
         commands: list[Command] = []
         for table in (ITEMS, USERS):
             rows = [batch.rows for batch in batches if batch.table is table]
@@ -54,17 +54,23 @@ class RowWriter:
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
 
     def settle(self) -> None:
-        """Returns when everything written can be read."""
+        """Returns when everything written can be read, in a Redis that was replaced too."""
+        self._await_answers()
+        self._writes.ping()
+        self._restore_after_loss()
+
+    def _await_answers(self) -> None:
         self._writes.settle()
         if self._newest_logged_at_ms:
             age_ms = time.time_ns() // 1_000_000 - self._newest_logged_at_ms
             metrics.FRESHNESS.observe(max(age_ms, 0) / 1_000)
             self._newest_logged_at_ms = 0
-        if self._writes.servers_seen != self._servers_seen:
-            self._restore_after_loss()
+        self._restore_after_loss()
 
     def _restore_after_loss(self) -> None:
         """Another Redis process may be empty: every row in memory is written again."""
+        if self._writes.servers_seen == self._servers_seen:
+            return
         is_first = self._servers_seen == 0
         self._servers_seen = self._writes.servers_seen
         if is_first:
