@@ -112,7 +112,6 @@ def warm_stack(n_users: int) -> Iterator[Stack]:
         stack("embedded", Path(home), stream=rows) as running,
     ):
         publish_titles(running.settings.kafka.log_config(), "catalog", n_users, SEED)
-        os.environ["HEADRACE_STREAM__USER_ROWS"] = str(rows["user_rows"])
         running.start_features()
         send(running.addresses.broker, "interactions", one_event_per_user(n_users), 0)
         wait_until(lambda: applied(running) >= n_users, 300)

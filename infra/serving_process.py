@@ -26,6 +26,7 @@ from serving.wire import encode_decision
 log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
+CHARTS_EVERY_MS = 2_000
 
 
 def run_server(settings: Settings) -> None:
@@ -50,7 +51,7 @@ async def _serve(settings: Settings) -> None:
         clock.advance if isinstance(clock, StreamClock) else None,
     )
     follower.start()
-    recommender = Recommender(table, mirror, _bundle(settings))
+    recommender = Recommender(table, mirror, _bundle(settings), refresh_ms=CHARTS_EVERY_MS)
     reader = AsyncRowReader(redis, USERS, timeout_s=serving.redis_timeout_ms / 1_000)
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)

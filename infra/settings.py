@@ -4,6 +4,7 @@
 behind two underscores. `headrace settings` prints what is in force.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,3 +75,15 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which a child process reads these very settings."""
+        found = {}
+        for name, value in self.model_dump(mode="json").items():
+            fields = value.items() if isinstance(value, dict) else [("", value)]
+            for field, setting in fields:
+                if setting is not None:
+                    variable = "__".join(filter(None, (name, field))).upper()
+                    text = setting if isinstance(setting, str) else json.dumps(setting)
+                    found[f"HEADRACE_{variable}"] = text
+        return found

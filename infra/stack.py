@@ -103,6 +103,7 @@ class Stack:
             update={
                 "kafka": settings.kafka.model_copy(update={"bootstrap": self.addresses.broker}),
                 "redis": settings.redis.model_copy(update={"url": self.addresses.redis}),
+                "home": settings.home.resolve(),
             }
         )
 
@@ -137,20 +138,13 @@ class Stack:
             [sys.executable, "-m", "infra.cli", *command],
             ready=lambda: is_ready(url),
             directory=self._home / "logs",
-            env={**self._environment(), **environment},
+            env={**self.settings.environment(), **environment},
             start_timeout_s=START_TIMEOUT_S,
         )
         self._processes[name] = self._cleanup.enter_context(process)
         self._restarts[name] = 0
         self._started_s[name] = time.monotonic()
         self.write_run_file()
-
-    def _environment(self) -> dict[str, str]:
-        return {
-            "HEADRACE_KAFKA__BOOTSTRAP": self.addresses.broker,
-            "HEADRACE_REDIS__URL": self.addresses.redis,
-            "HEADRACE_HOME": str(self._home.resolve()),
-        }
 
     def process(self, name: str) -> ChildServer:
         """One of the processes, for fault tests and for its pid."""

@@ -224,9 +224,7 @@ class Recommender:
             liked = self._liked(request)
             learned.covisitation.gather(liked)
             offer(learned.covisitation.by_share(), quotas.covisitation, Source.COVISITATION)
-            offer(
-                learned.covisitation.by_cosine(), quotas.covisitation_cosine, Source.COVISITATION
-            )
+            offer(learned.covisitation.by_cosine(), quotas.covisitation_cosine, Source.COVISITATION)
             request.factors = self._fold_in(learned, liked)
             if request.factors is not None:
                 rows = learned.bundle.index.search(request.factors, quotas.for_you)
@@ -346,9 +344,7 @@ class Recommender:
         self, items: tuple[SlateItem, ...], n_candidates: int, degraded: tuple[str, ...]
     ) -> Slate:
         version = "" if self._learned is None else self._learned.bundle.version
-        return Slate(
-            items, version, self._feature_version, n_candidates, degraded, RANKING_COLUMNS
-        )
+        return Slate(items, version, self._feature_version, n_candidates, degraded, RANKING_COLUMNS)
 
     def _item(
         self,

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can lose an answer: the server did the work, the caller never knows."""
+"""A TCP proxy on loopback that can lose an answer: the server did the work, nobody hears of it."""
 
 import contextlib
 import socket

@@ -36,7 +36,7 @@ def load(site: FeaturesSite, rng: np.random.Generator) -> Iterator[None]:
                 has_begun.set()
                 round_ += 1
                 is_over.wait(0.05)
-        except Exception as error:  # noqa: BLE001 (handed to the test's own thread)
+        except Exception as error:  # handed to the test's own thread
             failures.append(error)
             has_begun.set()
 

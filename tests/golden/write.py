@@ -20,7 +20,9 @@ DAY_MS = 86_400_000
 def titles() -> list[CatalogItem]:
     """Titles of every genre over fifty years."""
     return [
-        CatalogItem(f"g{k}", f"Golden {k}", 1970 + 2 * k, (GENRES[k % 19], GENRES[(k * 5 + 1) % 19]))
+        CatalogItem(
+            f"g{k}", f"Golden {k}", 1970 + 2 * k, (GENRES[k % 19], GENRES[(k * 5 + 1) % 19])
+        )
         for k in range(N_TITLES)
     ]
 

@@ -109,7 +109,11 @@ def running(
     log = LogConfig(request.getfixturevalue(fixture).bootstrap)
     folder = tmp_path_factory.mktemp("features-flow")
     prefix = f"{folder.name}-{time.time_ns()}-"
-    writer = LogWriter(log, **{"message.max.bytes": 16 << 20, "compression.type": "gzip"})
+    large: dict[str, str | int | float | bool] = {
+        "message.max.bytes": 16 << 20,
+        "compression.type": "gzip",
+    }
+    writer = LogWriter(log, **large)
     with EmbeddedRedis() as redis:
         site = FeaturesSite(log, RedisConfig(redis.url, prefix=prefix), prefix, folder)
         with site.running() as process:
@@ -334,12 +338,12 @@ def test_a_title_that_changes_while_the_flow_runs_enriches_later_events(running)
         column = f"user_taste_{genre.lower()}"
         tries = iter(range(1_000_000))
 
-        def has_taste(genre: str = genre, column: str = column, tries: Iterator[int] = tries) -> bool:
+        def has_taste(
+            genre: str = genre, column: str = column, tries: Iterator[int] = tries
+        ) -> bool:
             """Likes the title once more; the flow looks for changes with every batch."""
             name = f"fan-of-{genre}"
-            liked = click(
-                name, "changing", type=EventType.LIKE, event_id=f"{genre}-{next(tries)}"
-            )
+            liked = click(name, "changing", type=EventType.LIKE, event_id=f"{genre}-{next(tries)}")
             running.apply(liked)
             return user_columns(running.user(name))[column] > 0
 
@@ -406,7 +410,9 @@ def lags_by_tool(running: Running) -> Mapping[int, int]:
         timeout=60,
         check=True,
     )
-    lines = re.findall(rf"{re.escape(running.interactions)}\s+(\d+)\s+\d+\s+\d+\s+(\d+)", answer.stdout)
+    lines = re.findall(
+        rf"{re.escape(running.interactions)}\s+(\d+)\s+\d+\s+\d+\s+(\d+)", answer.stdout
+    )
     return {int(partition): int(lag) for partition, lag in lines}
 
 

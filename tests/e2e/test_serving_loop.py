@@ -1,0 +1,148 @@
+"""Events in over gRPC and Kafka, slates out, over a real stack of processes on both brokers."""
+
+import signal
+import time
+import uuid
+
+import psutil
+import pytest
+from headrace.v1 import events_pb2
+
+from features.codec import encode_interaction_json
+from features.events import CatalogItem, Interaction
+from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter, read_to_end
+from features.vocabulary import EventType
+from infra import topics
+from infra.embedded import EmbeddedRedis
+from infra.settings import Settings
+from infra.stack import Stack
+from offline.replay import publish_catalogue
+from serving.client import Client, RequestError
+from tests.flows import wait_until
+
+TITLES = [
+    CatalogItem(f"e{k}", f"Title {k}", 2000 + k % 20, ("Drama" if k % 2 else "Comedy",))
+    for k in range(120)
+]
+
+
+@pytest.fixture(scope="module", params=["embedded", "kafka"])
+def stack(request, tmp_path_factory):
+    fixture = {"embedded": "embedded_broker", "kafka": "apache_kafka"}[request.param]
+    bootstrap = request.getfixturevalue(fixture).bootstrap
+    prefix = f"loop{uuid.uuid4().hex[:8]}-"
+    settings = Settings(
+        kafka={"bootstrap": bootstrap, "prefix": prefix},
+        stream={"group": f"{prefix}features", "epoch_s": 0.2},
+        serving={"port": 0},
+        home=tmp_path_factory.mktemp("home"),
+    )
+    with Stack(settings) as running:
+        log = running.settings.kafka.log_config()
+        publish_catalogue(TITLES, LogWriter(log), prefix + topics.CATALOG)
+        running.start_features()
+        running.start_serve()
+        yield running
+
+
+@pytest.fixture
+def client(stack):
+    with Client(stack.addresses.grpc, timeout_s=10) as client:
+        client.wait_until_connected()
+        yield client
+
+
+def watched(user_id, item_id):
+    return Interaction("", user_id, item_id, EventType.COMPLETE)
+
+
+def test_an_unknown_viewer_gets_a_full_slate(client):
+    slate = client.recommend("nobody-yet", count=10)
+    assert len({item.item_id for item in slate.items}) == 10
+    assert slate.freshness.state_age_ms == -1
+
+
+def test_what_was_just_watched_is_gone_from_the_next_slate(client):
+    first = client.recommend("eve", count=5).items[0].item_id
+    position = client.track(watched("eve", first))
+    after = client.recommend("eve", count=100, after=position, wait_ms=1_000)
+    assert after.freshness.after_included
+    assert position in after.freshness.included
+    assert first not in {item.item_id for item in after.items}
+
+
+def test_what_many_watch_is_trending(client):
+    for k in range(8):
+        position = client.track(watched(f"fan{k}", "e7"))
+    client.recommend("fan7", after=position, wait_ms=1_000)
+    wait_until(lambda: [item.item_id for item in client.trending(count=1)] == ["e7"])
+
+
+def test_an_event_as_json_straight_into_kafka_has_its_effect(stack, client):
+    settings = stack.settings
+    writer = LogWriter(settings.kafka.log_config())
+    event = Interaction(uuid.uuid4().hex, "kim", "e3", EventType.DISLIKE)
+    found = []
+    writer.append(
+        settings.kafka.prefix + topics.INTERACTIONS,
+        b"kim",
+        encode_interaction_json(event),
+        headers=[(CONTENT_TYPE, JSON_TYPE)],
+        delivered=lambda position, _: found.append(position),
+    )
+    writer.flush()
+    slate = client.recommend("kim", count=100, after=found[0], wait_ms=1_000)
+    assert slate.freshness.after_included
+    assert "e3" not in {item.item_id for item in slate.items}
+
+
+def test_every_slate_is_in_the_log_as_it_was_served(stack, client):
+    slate = client.recommend("lou", count=4, request_id="slate-of-lou")
+    topic = stack.settings.kafka.prefix + topics.IMPRESSIONS
+    log = stack.settings.kafka.log_config()
+
+    def recorded():
+        found = [events_pb2.Impression.FromString(r.value()) for r in read_to_end(log, topic)]
+        return [impression for impression in found if impression.request_id == "slate-of-lou"]
+
+    wait_until(lambda: len(recorded()) == 1)
+    impression = recorded()[0]
+    assert [slot.item_id for slot in impression.slots] == [item.item_id for item in slate.items]
+    assert all(slot.propensity == 1.0 and slot.arm for slot in impression.slots)
+    assert impression.user_id == "lou"
+
+
+def test_bad_fields_are_refused_by_name_and_value(client):
+    with pytest.raises(RequestError) as refused:
+        client.track(Interaction("", "ann", "e1", EventType.RATE, rating=42.0))
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert "interaction.rating must be within 0..10; got 42" in str(refused.value)
+
+
+def test_slates_go_on_while_redis_is_away_and_recover(stack, client):
+    redis = stack.redis
+    assert isinstance(redis, EmbeddedRedis)
+    position = client.track(watched("mia", "e9"))
+    assert client.recommend("mia", after=position, wait_ms=1_000).freshness.after_included
+    redis.kill()
+    poor = client.recommend("mia", count=10)
+    assert len(poor.items) == 10
+    assert "redis" in poor.degraded
+    redis.start()
+    wait_until(lambda: "redis" not in client.recommend("mia").degraded)
+    position = client.track(watched("mia", "e10"))
+    slate = client.recommend("mia", count=100, after=position, wait_ms=1_000)
+    assert slate.freshness.after_included
+    assert {"e9", "e10"}.isdisjoint(item.item_id for item in slate.items)
+
+
+def test_a_killed_process_is_started_again_and_nothing_is_lost(stack, client):
+    psutil.Process(stack.process("features").pid).send_signal(signal.SIGKILL)
+    position = client.track(watched("ned", "e11"))
+    wait_until(lambda: not stack.process("features").is_alive())
+    stack.watch()
+    deadline_s = time.monotonic() + 60
+    while not client.recommend("ned", after=position, wait_ms=1_000).freshness.after_included:
+        assert time.monotonic() < deadline_s
+    slate = client.recommend("ned", count=100)
+    assert "e11" not in {item.item_id for item in slate.items}
