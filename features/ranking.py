@@ -149,8 +149,9 @@ def _fill_title(slot: int, values: Floats, ranks: NDArray[np.int16], out: Floats
 
 
 @compiled
-def _fill_genres(taste: Row, genres: int, last_genres: int, out: Floats) -> None:
-    total, count, shared = 0.0, 0, 0
+def _fill_genres(taste: Row, genres: Any, last_genres: Any, out: Floats) -> None:
+    """`genres` and `last_genres` are masks, uint32."""
+    total, count, shared = 0.0, 0, np.uint32(0)
     for slot in range(N_GENRES):
         if (genres >> np.uint32(slot)) & np.uint32(1):
             total += taste["affinity"][slot]

@@ -256,6 +256,27 @@ def train(
     console.print(f"in {folder / manifest.version}; `headrace serve` takes it at its next start")
 
 
+@evaluate_app.command("replay")
+def evaluate_replay(
+    dataset: Dataset,
+    share: Annotated[float, typer.Option(help="of the events, the last ones", min=0.01)] = 0.2,
+    limit: Annotated[int | None, typer.Option(help="slates at most, for a quick look")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Replays the end of a dataset test-then-train through the engine, beside popularity."""
+    from infra.evaluate import evaluate_replay as evaluate
+    from infra.evaluate import table_of
+    from infra.producers import dataset as open_source
+
+    source = open_source(Settings(), dataset)
+    with _progress() as progress:
+        found = evaluate(source, share=share, limit=limit, progress=progress)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))  # noqa: T201 (the answer itself)
+    else:
+        console.print(table_of(found))
+
+
 @datasets_app.command("get")
 def get_dataset(name: Dataset, into: Annotated[Path | None, typer.Option()] = None) -> None:
     """Downloads a dataset from its publisher; goes on where an earlier download ended."""

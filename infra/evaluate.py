@@ -23,7 +23,7 @@ from rich.table import Table
 
 from features.compiled import compiled
 from features.windows import DAY_MS
-from infra.train import LocalFeatures, next_titles, train_bundle
+from infra.train import REFRESH_MS, LocalFeatures, next_titles, train_bundle
 from offline.datasets import Dataset, EventColumns, Selection
 from offline.train import POSITIVE_TYPES, TrainConfig
 from serving.bundle import load_current
@@ -111,8 +111,8 @@ def evaluate_replay(
     a server would.
     """
     columns = dataset.columns()
-    start = len(dataset.columns(Selection(first_share=round(1 - share, 9))))
     before = Selection(first_share=round(1 - share, 9))
+    start = len(dataset.columns(before))
     began_s = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="headrace-") as folder:
         manifest = train_bundle(
@@ -123,9 +123,10 @@ def evaluate_replay(
     local = LocalFeatures(columns, dataset.catalogue())
     chosen = _chosen(columns, local, start, limit)
     tell = _teller(progress, "slates, then events", len(chosen))
-    seen = replay(
-        local, Recommender(local.table, local.mirror, bundle, quotas=quotas), chosen, tell
+    recommender = Recommender(
+        local.table, local.mirror, bundle, quotas=quotas, refresh_ms=REFRESH_MS
     )
+    seen = replay(local, recommender, chosen, tell)
     charts = chart_places(columns, chosen)
     return Evaluation(
         dataset.name,
@@ -133,11 +134,12 @@ def evaluate_replay(
         Quality.of(np.array(seen.places, np.int64)),
         {name: Quality.of(charts[k]) for k, name in enumerate(CHARTS)},
         dict(sorted(seen.by_source.items(), key=lambda pair: -pair[1])),
-        trained_s - began_s,
-        time.perf_counter() - trained_s,
-        *(float(np.percentile(seen.took_ms or [0.0], q)) for q in (50, 99)),
-        float(np.mean(seen.n_candidates or [0])),
-        manifest.metrics,
+        train_s=trained_s - began_s,
+        replay_s=time.perf_counter() - trained_s,
+        recommend_ms_p50=float(np.percentile(seen.took_ms or [0.0], 50)),
+        recommend_ms_p99=float(np.percentile(seen.took_ms or [0.0], 99)),
+        n_candidates_mean=float(np.mean(seen.n_candidates or [0])),
+        training=manifest.metrics,
     )
 
 
@@ -241,7 +243,7 @@ def _follow_chart(
 
 @compiled
 def _place_in(scores: NDArray[np.float64], rated: NDArray[np.uint8], item: int) -> int:
-    """Place of a title among those not rated, or MISSED from AT on. Equal ones: lower code first."""
+    """Place of a title among those not rated, MISSED from AT on; equal ones by their code."""
     own = scores[item]
     if own <= 0:
         return MISSED

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from features.events import EVENT, NO_SLOT, CatalogItem
 from features.ids import id_hashes
 from features.store import ITEMS, USERS
 from features.titles import TitleFacts
-from features.windows import HOUR_MS
+from features.windows import MINUTE_MS
 from offline.datasets import EVERYTHING, Dataset, EventColumns, Selection
 from offline.train import POSITIVE_TYPES, Task, TrainConfig, train
 from offline.train_ranker import Examples
@@ -26,7 +26,8 @@ from serving.mirror import ItemMirror
 from serving.recommender import Recommender
 from serving.slate import Viewer
 
-SWEEP_MS = HOUR_MS // 2  # titles that nobody touches are looked at again after this stream time
+SWEEP_MS = 30 * MINUTE_MS  # titles that nobody touches are looked at again after this stream time
+REFRESH_MS = 10 * MINUTE_MS  # of the hot lists, in stream time: they are whole charts, not rows
 TELL_EVERY = 200  # events
 
 
@@ -129,7 +130,6 @@ class EngineExamples:
 
     columns: EventColumns
     catalogue: list[CatalogItem]
-    recalls: list[float] = field(default_factory=list)
 
     def examples(
         self,
@@ -140,7 +140,8 @@ class EngineExamples:
     ) -> Examples:
         """See `offline.train.ExampleSource`."""
         local = LocalFeatures(self.columns, self.catalogue)
-        recommender = Recommender(local.table, local.mirror, Bundle.without_ranker(models))
+        bundle = Bundle.without_ranker(models)
+        recommender = Recommender(local.table, local.mirror, bundle, refresh_ms=REFRESH_MS)
         chosen = np.flatnonzero(next_titles(self.columns))
         chosen = chosen[chosen >= start][-config.max_queries :]
         held_out = set(chosen[len(chosen) - min(config.n_held_out, len(chosen) // 5) :].tolist())

@@ -1,5 +1,7 @@
 """Builds the index over titles' factors that servers search."""
 
+from typing import Any
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +18,13 @@ def build_index(factors: NDArray[np.float32]) -> bytes:
     """
     faiss.omp_set_num_threads(1)
     n_items, n_factors = factors.shape
-    if n_items <= FLAT_UP_TO:
-        index = faiss.IndexFlatIP(n_factors)
-    else:
-        index = faiss.IndexHNSWFlat(n_factors, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction, index.hnsw.efSearch = HNSW_EF_BUILD, HNSW_EF_SEARCH
+    index = faiss.IndexFlatIP(n_factors) if n_items <= FLAT_UP_TO else _graph(n_factors)
     index.add(np.ascontiguousarray(factors))
     data: bytes = faiss.serialize_index(index).tobytes()
     return data
+
+
+def _graph(n_factors: int) -> Any:
+    index = faiss.IndexHNSWFlat(n_factors, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction, index.hnsw.efSearch = HNSW_EF_BUILD, HNSW_EF_SEARCH
+    return index

@@ -10,7 +10,7 @@ fresher than those that the ranker learned with; the age of both grows until the
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,9 +40,9 @@ NEWEST_SHARE = 0.001  # of the events are of titles later than `latest_year`
 class TrainConfig:
     """Everything that can be chosen about a training."""
 
-    als: AlsConfig = AlsConfig()
-    neighbours: NeighboursConfig = NeighboursConfig()
-    ranker: RankerConfig = RankerConfig()
+    als: AlsConfig = field(default_factory=AlsConfig)
+    neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
+    ranker: RankerConfig = field(default_factory=RankerConfig)
     window_share: float = 0.25  # of the events, the last ones: the ranker's examples
     max_queries: int = 20_000  # examples at most; the newest
     n_held_out: int = 1_000  # of the examples, the last ones: for measuring alone
@@ -159,8 +159,8 @@ def fit_models(
     wanted = np.flatnonzero(np.isin(events.type, POSITIVE_TYPES))
     if not len(wanted):
         raise TrainingError(f"training needs events that say a title was wanted; got none {name}")
-    codes, items = np.unique(events.item[wanted], return_inverse=True)
-    items = items.astype(np.int32)
+    codes, rows = np.unique(events.item[wanted], return_inverse=True)
+    items: NDArray[np.int32] = rows.astype(np.int32)
     users = events.user[wanted]
     bar = progress.task(f"factors {name}", config.als.n_iterations)
     factors = fit_factors(users, items, len(codes), config.als, bar)

@@ -3,6 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,9 @@ def load_bundle(folder: Path) -> Bundle:
     manifest = read_manifest(folder)
     _check_manifest(manifest)
     files = read_verified(folder, manifest)
-    arrays = {name: _array(files[f"{name}.npy"], folder / f"{name}.npy") for name in ARRAYS}
+    arrays: dict[str, Any] = {
+        name: _array(files[f"{name}.npy"], folder / f"{name}.npy") for name in ARRAYS
+    }
     models = ItemModels(
         **arrays,
         confidence=manifest.confidence,
@@ -100,9 +103,9 @@ def _check_manifest(manifest: Manifest) -> None:
         )
 
 
-def _array(data: bytes, path: Path) -> NDArray[np.generic]:
+def _array(data: bytes, path: Path) -> NDArray[Any]:
     try:
-        array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BundleError(f"{path} must be a NumPy array; {error}") from error
     array.setflags(write=False)

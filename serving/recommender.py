@@ -182,7 +182,10 @@ class Recommender:
         if self._learned is None:
             return ()
         neighbours, cosines = self._learned.covisitation.neighbours_of(slot)
-        found = {int(k): (float(c), Source.COVISITATION) for k, c in zip(neighbours, cosines)}
+        found = {
+            int(k): (float(c), Source.COVISITATION)
+            for k, c in zip(neighbours, cosines, strict=True)
+        }
         for k, product in self._alike(self._learned, slot, count + len(found) + 1):
             found.setdefault(k, (product, Source.FOR_YOU))
         found.pop(slot, None)

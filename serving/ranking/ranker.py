@@ -6,31 +6,39 @@ from numpy.typing import NDArray
 
 from features.bundle_format import BundleError
 from features.ranking import RANKING_COLUMNS
+from serving.ranking.trees import TreeError, Trees
 
 
 class Ranker:
-    """A LightGBM model over the columns of `features.ranking`. Immutable."""
+    """A LightGBM model over the columns of `features.ranking`. Immutable.
+
+    LightGBM reads the model; the trees are scored by our own loop, to the same last bit.
+    """
 
     def __init__(self, booster: lightgbm.Booster) -> None:
-        self._booster = booster
+        self._trees = Trees.of(
+            [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
+        )
 
     @classmethod
     def parse(cls, text: str, name: str) -> "Ranker":
         """The model that a file holds. Raises BundleError, for other columns too."""
         try:
             booster = lightgbm.Booster(model_str=text)
+            found = tuple(booster.feature_name())
         except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
             raise BundleError(f"{name} must be a LightGBM model; {error}") from error
-        found = tuple(booster.feature_name())
         if found != RANKING_COLUMNS:
             odd = sorted(set(found) ^ set(RANKING_COLUMNS)) or ["their order"]
             raise BundleError(
                 f"{name} must be trained on the {len(RANKING_COLUMNS)} ranking columns of this "
                 f"version; it has {len(found)}, see {', '.join(odd)}"
             )
-        return cls(booster)
+        try:
+            return cls(booster)
+        except TreeError as error:
+            raise BundleError(f"{name} cannot be scored; {error}") from error
 
     def score(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """`(n,) float64` of `(n, N_COLUMNS) float32`, C-contiguous; larger is better."""
-        scores: NDArray[np.float64] = self._booster.predict(features, num_threads=1)
-        return scores
+        """`(n,) float64` of `(n, N_COLUMNS) float32`; larger is better."""
+        return self._trees.score(features)

@@ -22,7 +22,7 @@ class FoldIn:
     def __init__(self, factors: Floats, confidence: float, regularisation: float) -> None:
         wide = factors.astype(np.float64)
         gram = wide.T @ wide + regularisation * np.eye(factors.shape[1])
-        self._inverse: NDArray[np.float64] = np.linalg.inv(gram)
+        self._inverse = np.asarray(np.linalg.inv(gram), np.float64)
         self._confidence = confidence
 
     def viewer(self, titles: Floats) -> Floats:
