@@ -13,7 +13,7 @@ from features.log import LogConfig, LogWriter
 from offline.simulator import SimulationConfig, Simulator, encode_batch
 
 N_ITEMS = 50_000
-CHUNK_S = 0.002  # events are due in chunks of two milliseconds
+CHUNK_S = 0.005  # events are due in chunks of five milliseconds
 
 
 def simulator(n_users: int, seed: int, n_items: int = N_ITEMS) -> Simulator:
@@ -46,7 +46,7 @@ def send(bootstrap: str, topic: str, records: list[dict[str, bytes]], rate: floa
     producer = Producer(
         {
             **LogConfig(bootstrap).producer(),
-            "linger.ms": 1,
+            "linger.ms": 5,
             "queue.buffering.max.messages": 2_000_000,
             "queue.buffering.max.kbytes": 1_048_576,
         }
