@@ -4,8 +4,6 @@ import asyncio
 import gc
 
 import structlog
-from serving.bundle import Bundle, BundleError, load_current
-from serving.recommender import Recommender
 
 from features.clock import Clock, StreamClock, WallClock
 from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
@@ -14,8 +12,10 @@ from infra import topics
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
+from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import Catalogue
 from serving.mirror import ItemMirror, MirrorFollower
+from serving.recommender import Recommender
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer

@@ -106,10 +106,12 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         self._next = _starting_offsets(self._consumer, topic, partitions)
         self._consumer.assign([TopicPartition(topic, p, at) for p, at in self._next.items()])
         self._ended: dict[int, int] = {}  # offsets at the end of the epoch before
+        self._was_told_to_stop = False
 
     def next_batch(self) -> list[Records]:
         """Everything that has arrived, as one item; waits a little for the first record only."""
         if self._stop.is_set():
+            self._was_told_to_stop = True
             raise StopIteration
         first = self._consumer.poll(0)
         if first is None:
@@ -137,14 +139,21 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         self._observe_lag()
 
     def close(self) -> None:
-        """Commits the rest: the flow has ended, so every sink has everything."""
+        """Commits the rest when told to stop: then every sink has everything.
+
+        Bytewax closes its sources after a crash too; what a sink refused must not be committed.
+        """
+        if self._was_told_to_stop:
+            self._commit_rest()
+        self._consumer.close()
+
+    def _commit_rest(self) -> None:
         self._settle()
         offsets = [TopicPartition(self._topic, p, at) for p, at in self._next.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             log.warning("last_commit_failed", topic=self._topic, error=str(error))
-        self._consumer.close()
 
     def _is_data(self, record: Message) -> bool:
         error = record.error()

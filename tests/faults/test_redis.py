@@ -18,8 +18,9 @@ from features.store import ITEMS, USERS, RowStore
 from infra.embedded import LOOPBACK, ChildServer
 from streams.features import RowWrites
 from streams.row_writer import RowWriter
+from tests.clock import START_MS
 from tests.faults.load import load, recent_interactions
-from tests.flows import FeaturesSite, wait_until
+from tests.flows import FeaturesSite, random_interactions, wait_until
 from tests.proxy import LossyProxy
 
 
@@ -133,6 +134,22 @@ def test_writes_whose_answer_is_lost_count_events_once(make_site, redis_server, 
             site.wait_until_applied()
             assert site.wrong_rows() == []
             assert said(process, "rows_restored") == 0
+
+
+def test_no_event_is_lost_when_redis_refuses_rows_and_the_process_ends(
+    make_site, redis_server, rng
+):
+    site = make_site(redis_server.url)
+    with site.running() as process, redis.Redis.from_url(redis_server.url) as client:
+        site.send(recent_interactions(rng, 300))
+        site.wait_until_applied()
+        client.config_set("maxmemory", 1)  # it now answers OOM to every write
+        site.send(random_interactions(rng, 300, START_MS, tag="refused"))
+        assert process.wait(60) == 1
+        client.config_set("maxmemory", 0)
+        process.start()
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
 
 
 @pytest.mark.xfail(reason="rows that no process holds are not rebuilt from the log by themselves")
