@@ -26,7 +26,7 @@ demo: install ## everything once: real events change real recommendations, then 
 	$(BIN)/headrace demo
 
 up: install ## start broker, Redis, features flow and server; returns when they answer
-	$(BIN)/headrace up --detach --dataset movietweetings
+	$(BIN)/headrace up --detach --dataset auto
 
 down: install ## stop what `make up` started
 	$(BIN)/headrace down

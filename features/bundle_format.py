@@ -147,7 +147,7 @@ def version_of(created_at_ms: int, files: Mapping[str, str]) -> str:
     """Name of a bundle: when it was made (UTC), and a hash of its files.
 
     >>> version_of(0, {"a": "1"})
-    '19700101T000000-1d15f89476'
+    '19700101T000000-2b2c40a670'
     """
     at = datetime.fromtimestamp(created_at_ms / 1_000, UTC)
     content = ",".join(f"{name}:{files[name]}" for name in sorted(files))

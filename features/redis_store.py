@@ -6,7 +6,7 @@ No row becomes a Python object on the way out.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -56,7 +56,13 @@ class RedisLink:
     `servers_seen` rises whenever another Redis process answers: what was stored may be gone.
     """
 
-    def __init__(self, config: RedisConfig, *, give_up_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        config: RedisConfig,
+        *,
+        give_up_after_s: float | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._client = redis.Redis.from_url(
             config.url,
             socket_timeout=config.socket_timeout_s,
@@ -65,6 +71,7 @@ class RedisLink:
             **config.options,
         )
         self._give_up_after_s = give_up_after_s
+        self._give_up = give_up
         self._connection: Any = None
         self._run_id = ""
         self._underway: Sequence[Command] = ()
@@ -107,7 +114,7 @@ class RedisLink:
         """Sends packed commands, answers in order; waits for a Redis that is away.
 
         Raises redis.RedisError when Redis refuses a command (out of memory, no permission), or when
-        it is away for longer than `give_up_after_s`.
+        it is away for longer than `give_up_after_s` or until `give_up()` says so.
         """
         started = time.monotonic()
         backoff_s = FIRST_BACKOFF_S
@@ -117,7 +124,8 @@ class RedisLink:
             except LOST as error:
                 self._drop()
                 waited_s = time.monotonic() - started
-                if self._give_up_after_s is not None and waited_s >= self._give_up_after_s:
+                limit_s = float("inf") if self._give_up_after_s is None else self._give_up_after_s
+                if waited_s >= limit_s or self._give_up():
                     raise
                 log.warning("redis_away", error=str(error), waited_s=round(waited_s, 2))
                 time.sleep(backoff_s)

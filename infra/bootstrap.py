@@ -34,7 +34,7 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
             f"a title's row holds a position for each; it has {len(partitions)}"
         )
     follower = TitleFollower(log, prefix + topics.CATALOG)
-    writer = RowWriter(settings.redis.config())
+    writer = RowWriter(settings.redis.config(), stop.is_set)
     return build_flow(
         FlowParts(
             log=log,

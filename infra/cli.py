@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -44,19 +45,42 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a 
 Dataset = Annotated[str, typer.Argument(help="movietweetings, movielens or kuairand")]
 
 
+# Troubles that a user can mend, by the module that defines them.
+KNOWN_TROUBLES = {
+    "features.bundle_format": ("BundleError",),
+    "features.log": ("LogError",),
+    "infra.embedded": ("StartError",),
+    "infra.running": ("NotRunningError",),
+    "infra.topics": ("TopicError",),
+    "offline.datasets": ("DatasetError",),
+    "offline.train": ("TrainingError",),
+    "pydantic": ("ValidationError",),
+    "redis": ("RedisError",),
+    "confluent_kafka": ("KafkaException",),
+}
+
+
 def main() -> None:
     """Entry point: known troubles end with one clear line, not with a traceback."""
-    from features.log import LogError
-    from infra.embedded import StartError
-    from infra.running import NotRunningError
-    from infra.topics import TopicError
-    from offline.datasets import DatasetError
-
     try:
         app()
-    except (DatasetError, LogError, NotRunningError, StartError, TopicError) as error:
-        errors.print(f"[bold red]error[/] {error}", highlight=False, soft_wrap=True)
+    except Exception as error:
+        if not is_known(error):
+            raise
+        errors.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def is_known(error: Exception) -> bool:
+    """Whether it is one of KNOWN_TROUBLES, looked up among the modules that are loaded."""
+    kinds = tuple(
+        getattr(sys.modules[module], name)
+        for module, names in KNOWN_TROUBLES.items()
+        if module in sys.modules
+        for name in names
+        if hasattr(sys.modules[module], name)
+    )
+    return isinstance(error, (*kinds, OSError))
 
 
 @stream_app.command("features")
@@ -89,7 +113,9 @@ def serve() -> None:
 @app.command()
 def up(
     detach: Annotated[bool, typer.Option(help="Return when all runs, leaving it running.")] = False,
-    dataset: Annotated[str, typer.Option(help="What fills the log; empty: nothing.")] = "",
+    dataset: Annotated[
+        str, typer.Option(help="What fills the log: auto, simulation, a dataset; empty: nothing.")
+    ] = "",
 ) -> None:
     """Starts broker, Redis, the features flow and the server on this machine."""
     from infra import running
@@ -139,22 +165,25 @@ def demo(
     """Shows real events changing real recommendations, and ends by itself."""
     from infra.demo import run_demo
 
-    run_demo(Settings(), dataset, errors if as_json else console, as_json=as_json)
+    summary = run_demo(Settings(), dataset, errors if as_json else console)
+    if as_json:
+        print(json.dumps(summary, indent=2))  # noqa: T201 (the answer itself)
 
 
 @topics_app.command("create")
 def create_topics() -> None:
     """Creates the topics that are missing."""
+    from infra.running import connected
     from infra.stack import create_topics as create
 
-    create(Settings().kafka)
+    create(connected(Settings()).kafka)
     console.print("topics are there")
 
 
 @app.command()
 def settings() -> None:
-    """Prints every setting in force, as JSON. Each is set by HEADRACE_SECTION__NAME."""
-    print(Settings().model_dump_json(indent=2))  # noqa: T201 (the answer itself)
+    """Prints the settings in force as JSON, secrets masked; set them by HEADRACE_SECTION__NAME."""
+    print(json.dumps(Settings().printable(), indent=2))  # noqa: T201 (the answer itself)
 
 
 def _time_ms(text: str | None) -> int | None:
@@ -191,12 +220,13 @@ def replay(
 ) -> None:
     """Sends a dataset's titles and events to the log, in the order in which they happened."""
     from infra.producers import replay_dataset
+    from infra.running import connected
     from offline.datasets import Selection
 
     selection = Selection(_time_ms(from_), _time_ms(to))
     with _progress() as progress:
         result = replay_dataset(
-            Settings(), dataset, selection, progress,
+            connected(Settings()), dataset, selection, progress,
             rate=rate, speed=speed, until_now=until_now, as_json=as_json,
         )  # fmt: skip
     console.print(
@@ -211,17 +241,18 @@ def replay(
 @app.command()
 def simulate(
     events: Annotated[int, typer.Option(help="how many events", min=1)] = 100_000,
-    users: Annotated[int, typer.Option(help="how many viewers", min=1)] = 10_000,
-    items: Annotated[int, typer.Option(help="how many titles", min=1)] = 2_000,
+    users: Annotated[int, typer.Option(help="how many viewers", min=2)] = 10_000,
+    items: Annotated[int, typer.Option(help="how many titles", min=2)] = 2_000,
     seed: Annotated[int, typer.Option(help="the same seed makes the same events")] = 7,
     rate: Annotated[float | None, typer.Option(help="events a second")] = None,
 ) -> None:
     """Sends simulated viewers' events to the log: Zipf items, drifting tastes, sessions."""
     from infra.producers import simulate_events
+    from infra.running import connected
 
     with _progress() as progress:
         result = simulate_events(
-            Settings(), progress,
+            connected(Settings()), progress,
             n_events=events, n_users=users, n_items=items, seed=seed, rate=rate,
         )  # fmt: skip
     console.print(f"{result.delivered:,} of {result.sent:,} events delivered")
@@ -286,6 +317,8 @@ def get_dataset(name: Dataset, into: Annotated[Path | None, typer.Option()] = No
     with Progress(console=errors) as progress:
         done = get(name, folder, progress=progress)
     console.print(f"{name}: {', '.join(str(path) for path in done.files)}\nterms: {done.terms}")
+    for file in done.unchecked:
+        console.print(f"[yellow]its publisher gives no checksum for {file}[/]: {done.sha256[file]}")
 
 
 @datasets_app.command("list")

@@ -17,6 +17,7 @@ from infra.stack import RUN_FILE, START_TIMEOUT_S, Stack, is_ready
 
 STOP_TIMEOUT_S = 30.0
 WATCH_EVERY_S = 1.0
+AUTO = "auto"  # the main dataset, or the simulation where it is not here
 
 
 class NotRunningError(Exception):
@@ -31,7 +32,8 @@ def run(settings: Settings, dataset: str, console: Console) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     with Stack(settings) as stack:
         if dataset:
-            fill(stack, choose_dataset(settings, dataset, console), console, share=1.0)
+            source = choose_dataset(settings, "" if dataset == AUTO else dataset, console)
+            fill(stack, source, console, share=1.0)
         stack.start_features()
         stack.start_serve()
         print_how_to_call(stack.addresses.grpc, stack.addresses.broker, console)
@@ -57,7 +59,7 @@ def start_detached(settings: Settings, dataset: str, console: Console) -> None:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
-    deadline_s = time.monotonic() + 3 * START_TIMEOUT_S
+    deadline_s = time.monotonic() + 5 * START_TIMEOUT_S
     with console.status("starting"):
         while time.monotonic() < deadline_s:
             if child.poll() is not None:
@@ -70,6 +72,17 @@ def start_detached(settings: Settings, dataset: str, console: Console) -> None:
             raise NotRunningError(f"not healthy in time; see {logs / 'up.log'}")
     addresses = read_status(settings.home)["addresses"]
     print_how_to_call(addresses["grpc"], addresses["broker"], console)
+
+
+def connected(settings: Settings) -> Settings:
+    """The settings with the addresses of the stack that runs here, where they name none."""
+    if settings.kafka.bootstrap:
+        return settings
+    addresses = read_status(settings.home)["addresses"]
+    kafka = settings.kafka.model_copy(update={"bootstrap": addresses["broker"]})
+    url = settings.redis.url or addresses["redis"]
+    redis = settings.redis.model_copy(update={"url": url})
+    return settings.model_copy(update={"kafka": kafka, "redis": redis})
 
 
 def refuse_second(home: Path) -> None:
@@ -144,7 +157,8 @@ def print_how_to_call(grpc: str, broker: str, console: Console) -> None:
     "type":"INTERACTION_TYPE_CLICK"}}}}' {grpc} headrace.v1.IngestService/Track
 [bold]The same straight into Kafka[/]
   echo 'ann:{{"event_id":"e1","user_id":"ann","item_id":"tt0113277",\\
-    "type":"INTERACTION_TYPE_CLICK"}}' | kcat -P -b {broker} -t interactions -K :
+    "type":"INTERACTION_TYPE_CLICK"}}' | \\
+    kcat -P -b {broker} -t interactions -K : -X partitioner=murmur2_random
 [bold]Stop[/]
   headrace down""",
         highlight=False,

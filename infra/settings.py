@@ -5,18 +5,27 @@ behind two underscores. `headrace settings` prints what is in force.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
 from serving.settings import ServingSettings
 
+SECRET = re.compile("password|secret|token|jaas|key.pem|keytab", re.IGNORECASE)
 
-class KafkaSettings(BaseModel):
+
+class Section(BaseModel):
+    """Settings that belong together; a name that is none of them is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class KafkaSettings(Section):
     """The log. Without `bootstrap` an embedded broker is started where one is needed."""
 
     bootstrap: str = Field("", description="host:port,... of the brokers; empty: embedded")
@@ -31,7 +40,7 @@ class KafkaSettings(BaseModel):
         return LogConfig(self.bootstrap, self.options)
 
 
-class RedisSettings(BaseModel):
+class RedisSettings(Section):
     """The store of rows. Without `url` an embedded Redis is started where one is needed."""
 
     url: str = Field("", description="redis:// or rediss:// URL; empty: embedded")
@@ -43,7 +52,7 @@ class RedisSettings(BaseModel):
         return RedisConfig(self.url, self.prefix, options=self.options)
 
 
-class StreamSettings(BaseModel):
+class StreamSettings(Section):
     """The features flow."""
 
     group: str = Field("headrace-features", description="consumer group that commits offsets")
@@ -53,7 +62,7 @@ class StreamSettings(BaseModel):
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
 
-class MetricsSettings(BaseModel):
+class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
     host: str = "127.0.0.1"
@@ -86,4 +95,15 @@ class Settings(BaseSettings):
                     variable = "__".join(filter(None, (name, field))).upper()
                     text = setting if isinstance(setting, str) else json.dumps(setting)
                     found[f"HEADRACE_{variable}"] = text
+        return found
+
+    def printable(self) -> dict[str, Any]:
+        """All of it, without what must stay secret."""
+        found: dict[str, Any] = self.model_dump(mode="json")
+        found["redis"]["url"] = re.sub(r"(//[^:@/]*:)[^@]+@", r"\1***@", self.redis.url)
+        for section in ("kafka", "redis"):
+            options = found[section]["options"]
+            found[section]["options"] = {
+                name: "***" if SECRET.search(name) else value for name, value in options.items()
+            }
         return found

@@ -114,7 +114,7 @@ class Stack:
     def start_features(self) -> None:
         """Starts the features flow and waits until it reads."""
         port = self._settings.metrics.features_port or free_port()
-        self.addresses.metrics["features"] = f"http://127.0.0.1:{port}/metrics"
+        self.addresses.metrics["features"] = self._metrics_url(port)
         environment = {"HEADRACE_METRICS__FEATURES_PORT": str(port)}
         self._start("features", ["stream", "features"], environment)
 
@@ -124,12 +124,16 @@ class Stack:
         serving = self._settings.serving
         port = serving.port or free_port()
         self.addresses.grpc = f"{serving.host}:{port}"
-        self.addresses.metrics["serve"] = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.addresses.metrics["serve"] = self._metrics_url(metrics_port)
         environment = {
             "HEADRACE_METRICS__SERVE_PORT": str(metrics_port),
             "HEADRACE_SERVING__PORT": str(port),
         }
         self._start("serve", ["serve"], environment)
+
+    def _metrics_url(self, port: int) -> str:
+        host = self._settings.metrics.host
+        return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/metrics"
 
     def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         url = self.addresses.metrics[name]
@@ -208,7 +212,9 @@ class Stack:
             found["processes"][server.name] = {"pid": server.pid}  # type: ignore[index]
         path = self._home / RUN_FILE
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(found, indent=2))
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(found, file, indent=2)  # for this user alone: addresses may hold passwords
         temporary.replace(path)
 
 

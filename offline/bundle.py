@@ -17,9 +17,10 @@ from features.bundle_format import (
     RANKER,
     ItemModels,
     Manifest,
+    read_manifest,
+    sha256,
     version_of,
 )
-from features.bundle_format import sha256 as checksum
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
 
@@ -45,7 +46,7 @@ def write_bundle(
     when they are on disk; the pointer to it is replaced last.
     """
     files = _contents(models.checked(), index, ranker)
-    manifest = _manifest(models, {name: checksum(data) for name, data in files.items()}, provenance)
+    manifest = _manifest(models, {name: sha256(data) for name, data in files.items()}, provenance)
     files[MANIFEST] = manifest.to_json().encode()
     folder = bundles / manifest.version
     unfinished = bundles / f".{manifest.version}.{os.getpid()}"
@@ -53,7 +54,9 @@ def write_bundle(
         unfinished.mkdir(parents=True)
         for name, data in files.items():
             _write(unfinished / name, data)
-        if not folder.exists():  # the same content at the same moment is the same bundle
+        if folder.exists():  # the same content within the same second: it is there already
+            manifest = read_manifest(folder)
+        else:
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

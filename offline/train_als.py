@@ -10,6 +10,7 @@ import numpy as np
 from implicit.cpu.als import AlternatingLeastSquares
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from threadpoolctl import threadpool_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,14 @@ def fit_factors(
     seen = csr_matrix((np.ones(len(users), np.float32), (users, items)), dtype=np.float32)
     seen.resize(seen.shape[0], n_items)
     seen.data[:] = 1.0
-    model = AlternatingLeastSquares(
-        factors=config.n_factors,
-        regularization=config.regularisation,
-        alpha=1.0 + config.confidence,
-        iterations=config.n_iterations,
-        num_threads=1,
-        random_state=config.seed,
-    )
-    model.fit(seen, show_progress=False, callback=lambda number, *_: progress(number + 1))
+    with threadpool_limits(1, "blas"):
+        model = AlternatingLeastSquares(
+            factors=config.n_factors,
+            regularization=config.regularisation,
+            alpha=1.0 + config.confidence,
+            iterations=config.n_iterations,
+            num_threads=1,
+            random_state=config.seed,
+        )
+        model.fit(seen, show_progress=False, callback=lambda number, *_: progress(number + 1))
     return np.ascontiguousarray(model.item_factors, np.float32)

@@ -46,7 +46,7 @@ from serving.retrieval.trending import (
     HotLists,
     Trending,
 )
-from serving.slate import Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
 ARM: Final = "ranker"
@@ -54,8 +54,7 @@ FALLBACK_ARM: Final = "trending"
 CERTAIN: Final = 1.0  # the propensity of a choice without chance
 
 REFRESH_MS: Final = 10_000
-MIN_CANDIDATES: Final = 100  # below that many after the filter, the catalogue is looked through
-MAX_CANDIDATES: Final = 1_200
+MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
 
 _TREND_1D = item_row.NAMES.index("item_trend_1d")
 _TREND_3D = item_row.NAMES.index("item_trend_3d")
@@ -136,9 +135,9 @@ class Recommender:
         self._quotas = quotas or Quotas()
         self._learned = None if bundle is None else Learned.of(bundle, table)
         self._trending = Trending(len(table), refresh_ms)
-        self._candidates = Candidates(len(table), MAX_CANDIDATES)
+        self._candidates = Candidates(len(table), self._quotas.total + MIN_CANDIDATES)
         self._blocked = np.zeros(len(table), np.bool_)
-        self._allowed = np.zeros(MAX_CANDIDATES, np.bool_)
+        self._allowed = np.zeros(self._candidates.capacity, np.bool_)
         self._stages: tuple[Callable[[Request], None], ...] = (
             self._retrieve,
             self._hydrate,
@@ -330,8 +329,7 @@ class Recommender:
         degraded = viewer.degraded if self._learned else (*viewer.degraded, NO_BUNDLE)
         found, hot = self._candidates, request.hot.lists
         lists = [hot[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)]
-        longest = max(map(len, lists))
-        for place in range(min(longest, MAX_CANDIDATES // len(lists))):
+        for place in range(max(map(len, lists))):
             turn = [slots[place] for slots in lists if place < len(slots)]
             found.offer(np.array(turn, np.int32), len(turn), Source.TRENDING)
         self._filter(request)

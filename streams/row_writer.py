@@ -1,7 +1,7 @@
 """Writes the rows of a batch to Redis, titles first, and puts everything back after a loss."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakSet
 
 import numpy as np
@@ -12,6 +12,8 @@ from features.row_cache import RowCache
 from features.store import ITEMS, USERS, Table
 from streams import metrics
 from streams.features import RowWrites
+
+PING_EVERY_S = 0.2
 
 log = structlog.get_logger(__name__)
 
@@ -24,15 +26,16 @@ class RowWriter:
     committed, and a cache gives no row back before.
     """
 
-    def __init__(self, config: RedisConfig) -> None:
-        self._writes = RedisLink(config)
-        self._reads = RedisLink(config)
+    def __init__(self, config: RedisConfig, give_up: Callable[[], bool] = lambda: False) -> None:
+        self._writes = RedisLink(config, give_up=give_up)
+        self._reads = RedisLink(config, give_up=give_up)
         self._stores = {
             table.letter: RedisRowStore(self._reads, table, config) for table in (USERS, ITEMS)
         }
         self._caches: WeakSet[RowCache] = WeakSet()
         self._servers_seen = 0
         self._newest_logged_at_ms = 0
+        self._pinged_s = 0.0
 
     def cache(self, table: Table, capacity: int) -> RowCache:
         """A cache over one of the tables, remembered for the day Redis comes back empty."""
@@ -56,8 +59,11 @@ class RowWriter:
     def settle(self) -> None:
         """Returns when everything written can be read, in a Redis that was replaced too."""
         self._await_answers()
-        self._writes.ping()
-        self._restore_after_loss()
+        now_s = time.monotonic()
+        if now_s - self._pinged_s >= PING_EVERY_S:
+            self._pinged_s = now_s
+            self._writes.ping()
+            self._restore_after_loss()
 
     def _await_answers(self) -> None:
         self._writes.settle()
