@@ -308,6 +308,19 @@ def evaluate_replay(
         console.print(table_of(found))
 
 
+@app.command()
+def send() -> None:
+    """Sends interactions as JSON, one a line on standard input, straight into the log.
+
+    As kcat does, for brokers that an older kcat cannot speak to: nothing is checked here.
+    """
+    from infra.producers import send_lines
+    from infra.running import connected
+
+    for position in send_lines(connected(Settings()), sys.stdin.buffer):
+        console.print(f"{position.topic}/{position.partition} at {position.offset}")
+
+
 @datasets_app.command("get")
 def get_dataset(name: Dataset, into: Annotated[Path | None, typer.Option()] = None) -> None:
     """Downloads a dataset from its publisher; goes on where an earlier download ended."""

@@ -1,11 +1,14 @@
 """Composition of the producers: datasets and simulations into the log."""
 
+import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.progress import Progress
 
-from features.log import LogWriter
+from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter
+from features.position import Position
 from infra import topics
 from infra.settings import Settings
 from infra.stack import create_topics
@@ -98,3 +101,27 @@ def simulate_events(
         rate=rate,
         progress=lambda n: progress.update(task, completed=n),
     )
+
+
+def send_lines(settings: Settings, lines: Iterable[bytes]) -> list[Position]:
+    """Appends each line as it is, keyed by its `user_id` where it has one; where they lie now."""
+    writer = LogWriter(settings.kafka.log_config())
+    topic = settings.kafka.prefix + topics.INTERACTIONS
+    positions: list[Position] = []
+
+    def delivered(position: Position | None, reason: str | None) -> None:  # noqa: ARG001
+        if position is not None:
+            positions.append(position)
+
+    for line in filter(None, map(bytes.strip, lines)):
+        headers = [(CONTENT_TYPE, JSON_TYPE)]
+        writer.append(topic, _user_of(line), line, headers=headers, delivered=delivered)
+    writer.flush()
+    return positions
+
+
+def _user_of(line: bytes) -> bytes | None:
+    try:
+        return str(json.loads(line)["user_id"]).encode()
+    except (ValueError, KeyError, TypeError):
+        return None  # a bad record: the flow says what is wrong with it

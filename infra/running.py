@@ -155,10 +155,9 @@ def print_how_to_call(grpc: str, broker: str, console: Console) -> None:
 [bold]An event[/]
   grpcurl -plaintext -d '{{"interaction":{{"user_id":"ann","item_id":"tt0113277",\\
     "type":"INTERACTION_TYPE_CLICK"}}}}' {grpc} headrace.v1.IngestService/Track
-[bold]The same straight into Kafka[/]
-  echo 'ann:{{"event_id":"e1","user_id":"ann","item_id":"tt0113277",\\
-    "type":"INTERACTION_TYPE_CLICK"}}' | \\
-    kcat -P -b {broker} -t interactions -K : -X partitioner=murmur2_random
+[bold]The same straight into the log[/]
+  echo '{{"event_id":"e1","user_id":"ann","item_id":"tt0113277",\
+    "type":"INTERACTION_TYPE_CLICK"}}' | headrace send
 [bold]Stop[/]
   headrace down""",
         highlight=False,

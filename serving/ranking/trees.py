@@ -17,6 +17,11 @@ from features.compiled import compiled
 MAX_LEAVES: Final = 32  # bits of a mask
 ALL: Final = np.uint32(0xFFFFFFFF)
 
+_DE_BRUIJN = np.uint32(0x077CB531)  # each five bits in a row are another number
+_BIT_OF = np.zeros(32, np.int64)
+for _bit in range(32):
+    _BIT_OF[((1 << _bit) * int(_DE_BRUIJN) & int(ALL)) >> 27] = _bit
+
 
 class TreeError(Exception):
     """A tree that this form cannot hold; the message says why."""
@@ -100,17 +105,17 @@ def _score(
         for node in range(starts[tree], starts[tree + 1]):
             column, threshold, mask = by_column[columns[node]], thresholds[node], masks[node]
             for i in range(n_rows):
-                left[i] &= mask if column[i] > threshold else ALL
+                passed = np.uint32(column[i] <= threshold)
+                left[i] &= mask | (np.uint32(0) - passed)
         for i in range(n_rows):
             out[i] += leaves[tree, _lowest_bit(left[i])]
 
 
 @compiled
-def _lowest_bit(mask: np.uint32) -> int:
-    """Number of the lowest bit of a mask that has one, by halves."""
-    place = 0
-    for width in (16, 8, 4, 2, 1):
-        if mask & np.uint32((1 << width) - 1) == 0:
-            mask >>= np.uint32(width)
-            place += width
-    return place
+def _lowest_bit(mask: Any) -> int:
+    """Number of the lowest bit of a mask that has one: no branch, one look into a table.
+
+    C. E. Leiserson, H. Prokop, K. H. Randall: Using de Bruijn Sequences to Index a 1, 1998.
+    """
+    lowest = np.uint32(mask & (~mask + np.uint32(1)))
+    return _BIT_OF[np.uint32(lowest * _DE_BRUIJN) >> np.uint32(27)]
