@@ -46,7 +46,7 @@ def fit_neighbours(
     config: NeighboursConfig,
     progress: Callable[[int], None],
 ) -> Neighbours:
-    """Neighbours from events in order of time; about 1 us a link. `progress`: events so far."""
+    """Neighbours from events in order of time; O(links). `progress`: events so far."""
     n_users = int(users.max(initial=-1)) + 1
     recent = np.full((n_users, config.n_before), NO_NEIGHBOUR, np.int32)
     recent_at_ms = np.zeros((n_users, config.n_before), np.int64)

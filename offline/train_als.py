@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 @dataclass(frozen=True, slots=True)
 class AlsConfig:
-    """Chosen on MovieTweetings; small data wants strong regularisation."""
+    """Values of a prototype on MovieTweetings."""
 
     n_factors: int = 64
     confidence: float = 10.0  # of a seen pair, beyond the 1 that every pair has

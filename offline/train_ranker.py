@@ -3,7 +3,7 @@
 C. J. C. Burges: From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82. An example is what the
 engine itself would have had to order at a moment of the past, and which title came next. Negatives
 are drawn uniformly from its candidates: choosing hard ones instead teaches a ranker to avoid what
-is popular (measured: HR@20 falls from .29 to .19).
+is popular (in a prototype HR@20 fell from .29 to .19).
 """
 
 from collections.abc import Callable

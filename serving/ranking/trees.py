@@ -2,8 +2,9 @@
 
 Of each tree every node is looked at: one that a row fails takes the leaves of its left side out of
 a mask, and the first leaf left is the row's own (C. Lucchese et al.: QuickScorer, SIGIR 2015). The
-processor never guesses wrong, and the loop over rows is inside, tree by tree. Measured on 550 rows
-and 60 trees of 15 leaves: 0.23 ms against LightGBM's own 0.5 ms, with the very same results.
+processor never guesses wrong, and the loop over rows is inside, tree by tree. Measured with 60
+trees of 15 leaves on the candidates of 500 requests, 526 each: p50 0.49 ms against LightGBM's own
+0.85 ms, with the very same results; on the same rows again and again 0.23 against 0.50 ms.
 """
 
 from dataclasses import dataclass

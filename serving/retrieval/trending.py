@@ -38,7 +38,7 @@ class HotLists:
 class Trending:
     """Makes the lists anew when they are older than `refresh_ms`, by the clock of the requests.
 
-    One pass over the mirror: 0.2 ms for 21,000 titles, about 10 ms for a million.
+    One pass over the mirror: 0.6 ms measured for 21,000 titles; it grows with their number.
     """
 
     def __init__(self, n_items: int, refresh_ms: int) -> None:
