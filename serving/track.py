@@ -34,6 +34,7 @@ from serving.slate import Decision
 
 HEADERS = ((CONTENT_TYPE, PROTOBUF_TYPE),)
 POLL_S = 0.1
+FAILURES_BEFORE_REPLACEMENT = 3  # in a row; a restarted embedded broker may never take a known one
 GRACE_S = 0.5  # what the log's own time-out gets before an event counts as not taken
 
 log = structlog.get_logger(__name__)
@@ -88,8 +89,9 @@ class SteadyWriter:
     """A log writer for as long as a server runs: acknowledged on a thread, replaced when broken.
 
     A producer that cannot say any more which records are written (the broker has forgotten it, a
-    sequence does not fit) is broken for good and refuses all records. Another one takes its place,
-    while reports of the old one are served until it has none left.
+    sequence does not fit) is broken for good and refuses all records; one that fails three times in
+    a row may be. Another one takes its place, while reports of the old one are served until it has
+    none left.
     """
 
     def __init__(self, make: Callable[[], LogWriter], name: str) -> None:
@@ -99,6 +101,7 @@ class SteadyWriter:
         self._is_broken = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._failed_in_a_row = 0
         self.replaced = 0
 
     def start(self) -> None:
@@ -107,8 +110,16 @@ class SteadyWriter:
 
     def append(self, topic: str, key: bytes, value: bytes, delivered: Delivered) -> None:
         """Queues one record; `delivered` is called from some thread. Raises LogError."""
+
+        def noted(position: Position | None, reason: str | None) -> None:
+            self._failed_in_a_row = 0 if position is not None else self._failed_in_a_row + 1
+            if self._failed_in_a_row >= FAILURES_BEFORE_REPLACEMENT:
+                self._failed_in_a_row = 0
+                self._is_broken.set()
+            delivered(position, reason)
+
         try:
-            self._writer.append(topic, key, value, headers=HEADERS, delivered=delivered)
+            self._writer.append(topic, key, value, headers=HEADERS, delivered=noted)
         except KafkaException:  # the record is queued; a report that was served meanwhile says so
             self._is_broken.set()
         except LogError as error:

@@ -69,10 +69,12 @@ def test_a_stack_in_the_background_answers_tells_its_status_and_stops(headrace):
 
 
 def test_known_troubles_end_with_one_clear_line(headrace):
-    refused = headrace("replay", "nonsense", check=False)
+    refused = headrace("train", "nonsense", check=False)
     assert refused.returncode == 1
     assert "dataset must be one of movietweetings, movielens, kuairand" in refused.stderr
     assert "Traceback" not in refused.stderr
+    alone = headrace("replay", "movietweetings", check=False)
+    assert "no stack runs" in alone.stderr
 
 
 def test_help_names_every_command(headrace):
