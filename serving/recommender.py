@@ -10,7 +10,7 @@ Everything is computed at the request from the viewer's row and the mirror as th
 event is in it. One thread at a time; arrays are made once and used again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -328,10 +328,8 @@ class Recommender:
         """
         degraded = viewer.degraded if self._learned else (*viewer.degraded, NO_BUNDLE)
         found, hot = self._candidates, request.hot.lists
-        lists = [hot[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)]
-        for place in range(max(map(len, lists))):
-            turn = [slots[place] for slots in lists if place < len(slots)]
-            found.offer(np.array(turn, np.int32), len(turn), Source.TRENDING)
+        in_turn = taking_turns([hot[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)])
+        found.offer(in_turn, len(in_turn), Source.TRENDING)
         self._filter(request)
         n = min(request.count, found.n)
         trend = self._mirror.values[found.slots[:n], _TREND_1D]
@@ -421,3 +419,14 @@ class Recommender:
 
 
 _ALWAYS_MS: Final[Any] = np.iinfo(np.int64).max
+
+
+def taking_turns(lists: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """The first of each list, then the second of each, and so on. O(elements).
+
+    >>> taking_turns([np.array([1, 2, 3]), np.array([7])])
+    array([1, 7, 2, 3])
+    """
+    turns = np.concatenate([np.arange(len(found)) for found in lists])
+    elements = np.concatenate([np.asarray(found, np.int64) for found in lists])
+    return elements[np.argsort(turns, kind="stable")]

@@ -148,6 +148,9 @@ class Decoder:
         parts.titles.enrich(events)
         metrics.CLAMPED.inc(int(np.count_nonzero(events["flags"] & CLAMPED)))
         metrics.BATCH.observe(len(records))
+        if parts.n_workers == 1:
+            yield "0", events
+            return
         shards = events["partition"] % parts.n_workers
         for shard in np.unique(shards):
             yield str(shard), events[shards == shard]
