@@ -24,7 +24,8 @@ class TitleFollower:
         ends = end_offsets(config, topic, partitions)
         for record in read_to_end(config, topic):
             self._take(record.value())
-        self._consumer = Consumer(config.consumer("headrace-titles"))
+        options = {"fetch.wait.max.ms": 500}  # nobody waits for a title; spare the broker requests
+        self._consumer = Consumer({**config.consumer("headrace-titles"), **options})
         self._consumer.assign([TopicPartition(topic, p, ends[p]) for p in partitions])
         self._looked_s = time.monotonic()
 
