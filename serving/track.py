@@ -324,7 +324,7 @@ class ImpressionRecorder:
             log.warning("decisions_lost_at_close", reason=str(error))
 
     def record(self, decision: Decision) -> None:
-        """Encodes a decision and hands it to the log; about 0.05 ms, never raises."""
+        """Encodes a decision and hands it to the log; never raises, never waits."""
         try:
             value = self._encode(decision)
             if not self._admit(len(value)):
