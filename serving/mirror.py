@@ -28,6 +28,7 @@ from serving import metrics
 LOAD_BATCH = 4_096
 CONSUME_BATCH = 100
 CONSUME_S = 0.1
+FETCH_WAIT_MS = 25  # of a broker that has nothing new: it need not be asked all the time
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0
 METADATA_TIMEOUT_S = 2.0
 NEVER = -1
@@ -217,6 +218,7 @@ class MirrorFollower:
             {
                 **self._config.consumer("headrace-mirror"),
                 "error_cb": self._note_trouble,
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "log_level": 0,  # errors come to the callback
             }
         )

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import compiled
+from features.compiled import compiled, vectorised
 
 MAX_LEAVES: Final = 32  # bits of a mask
 ALL: Final = np.uint32(0xFFFFFFFF)
@@ -90,6 +90,21 @@ def _not_above(threshold: float) -> np.float32:
 
 
 @compiled
+def _lowest_bit(mask: Any) -> int:
+    """Number of the lowest bit of a mask that has one: no branch, one look into a table.
+
+    C. E. Leiserson, H. Prokop, K. H. Randall: Using de Bruijn Sequences to Index a 1, 1998.
+    """
+    lowest = np.uint32(mask & (~mask + np.uint32(1)))
+    turned = (np.uint64(lowest) * _DE_BRUIJN) & np.uint64(ALL)
+    place: int = _BIT_OF[turned >> np.uint64(27)]
+    return place
+
+
+@vectorised(
+    "void(float32[:, ::1], int32[::1], float32[::1], uint32[::1], int64[::1], float64[:, ::1],"
+    " float64[::1])"
+)
 def _score(
     by_column: NDArray[np.float32],
     columns: NDArray[np.int32],
@@ -110,15 +125,3 @@ def _score(
                 left[i] &= mask | np.uint32(passed * ALL)
         for i in range(n_rows):
             out[i] += leaves[tree, _lowest_bit(left[i])]
-
-
-@compiled
-def _lowest_bit(mask: Any) -> int:
-    """Number of the lowest bit of a mask that has one: no branch, one look into a table.
-
-    C. E. Leiserson, H. Prokop, K. H. Randall: Using de Bruijn Sequences to Index a 1, 1998.
-    """
-    lowest = np.uint32(mask & (~mask + np.uint32(1)))
-    turned = (np.uint64(lowest) * _DE_BRUIJN) & np.uint64(ALL)
-    place: int = _BIT_OF[turned >> np.uint64(27)]
-    return place
