@@ -22,10 +22,12 @@ from features import item_row, user_row
 from features.clock import WallClock
 from features.compiled import Rows, compiled
 from features.definitions import ENTITIES, feature_views, ranking_service
+from features.global_rates import DEFAULT_PRIORS
 from features.ids import id_hashes
+from features.partition_reads import read_priors
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
 from features.registry import Entity, View, view_named
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from features.user_row import values as user_values
 
 PROJECT = "headrace"
@@ -75,8 +77,9 @@ class HeadraceOnlineStore(OnlineStore):  # type: ignore[misc]
             if self._reader is None:
                 self._reader = RowReader(config.online_store)
             rows, found = self._reader.read(view.entity, ids)
+            priors = self._reader.priors() if view.entity == "item" else DEFAULT_PRIORS
             now_ms = self._reader.now_ms()
-        values = columns_of(view.entity, rows, now_ms)[:, view.places]
+        values = columns_of(view.entity, rows, now_ms, priors)[:, view.places]
         return _feature_rows(view, requested_features, rows, found, values)
 
     async def online_read_async(
@@ -133,12 +136,17 @@ class RowReader:
             "user": RedisRowStore(self._link, USERS, redis),
             "item": RedisRowStore(self._link, ITEMS, redis),
         }
+        self._globals = RedisRowStore(self._link, GLOBALS, redis)
         self._fixed_now_ms = config.now_ms
         self._clock = WallClock()
 
     def read(self, entity: Entity, ids: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.bool_]]:
         """`(n,)` rows and which of them exist; see RowStore."""
         return self._stores[entity].read(ids)
+
+    def priors(self) -> NDArray[np.float32]:
+        """The rates of genres by which those of titles are smoothed, as they are stored now."""
+        return read_priors(self._globals)
 
     def now_ms(self) -> int:
         """The time that features are computed for, milliseconds since 1970 UTC."""
@@ -149,14 +157,19 @@ class RowReader:
         self._link.close()
 
 
-def columns_of(entity: Entity, rows: Rows, now_ms: int) -> NDArray[np.float32]:
-    """`(n_rows, n_columns) float32`: all columns of rows of an entity. O(n)."""
+def columns_of(
+    entity: Entity, rows: Rows, now_ms: int, priors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`(n_rows, n_columns) float32`: all columns of rows of an entity. O(n).
+
+    `priors`, the rates of genres, are what those of titles are smoothed by.
+    """
     if entity == "user":
         out = np.empty((len(rows), user_row.N_COLUMNS), np.float32)
         user_values_of(rows, now_ms, out)
     else:
         out = np.empty((len(rows), item_row.N_COLUMNS), np.float32)
-        item_row.values_of(rows, np.arange(len(rows)), now_ms, out)
+        item_row.values_of(rows, np.arange(len(rows)), now_ms, priors, out)
     return out
 
 

@@ -38,6 +38,15 @@ FIELDS = np.dtype(
     align=True,
 )
 
+# Kinds and windows that every title's columns tell; clicks of the shorter ones stand further up.
+WINDOWS = (("1h", "in the last hour"), ("24h", "in the last day"), ("7d", "in the last week"))
+WINDOWED = tuple(
+    (f"item_{kind}_{window}", "events", f"{kind} {when}", 0.0)
+    for kind in KINDS[:ENGAGED]
+    for window, when in (*WINDOWS, ("total", "ever"))
+    if (kind, window) not in {("clicks", "1h"), ("clicks", "24h")}
+)
+
 COLUMNS = (
     ("item_clicks_5m", "events", "clicks in the last 5 to 10 minutes", 0.0),
     ("item_clicks_1h", "events", "clicks in the last hour", 0.0),
@@ -54,26 +63,34 @@ COLUMNS = (
     ("item_trend_3d", "events", "deliberate actions, decayed with a half-life of 3 days", 0.0),
     ("item_velocity", "events/hour", "engagement of the last 6 hours per hour", 0.0),
     ("item_acceleration", "ratio", "log of the last day against the daily mean of the week", 0.0),
-    ("item_click_rate", "0..1", "clicks per impression of the day, smoothed", 0.1),
-    ("item_completion_rate", "0..1", "completions per play ever, smoothed", 0.3),
-    ("item_like_share", "0..1", "positive among positive and negative, smoothed", 0.7),
+    ("item_click_rate", "0..1", "clicks per impression of the day, smoothed by its genres'", 0.1),
+    ("item_completion_rate", "0..1", "completions per play ever, smoothed by its genres'", 0.3),
+    ("item_like_share", "0..1", "positive among positive and negative, smoothed likewise", 0.7),
     ("item_rating_mean", "0..10", "mean rating, smoothed towards 7", 7.0),
     ("item_rating_deviation", "0..10", "standard deviation of its ratings", 0.0),
     ("item_rating_count", "events", "ratings ever", 0.0),
     ("item_days_known", "days", "since its first event; 0 before", 0.0),
     ("item_idle_days", "days", "since its last event; 365 at most", 365.0),
+    *WINDOWED,
+    ("item_trending", "events/hour", "decayed velocity (6 hours) x mean of the two rates", 0.0),
+    ("item_rating_low", "0..10", "lower bound of its mean rating, nine times in ten", 5.853702),
+    ("item_rating_confidence", "0..1", "weight of its ratings against those assumed", 0.0),
 )
 N_COLUMNS = len(COLUMNS)
+_WINDOWED_AT = COLUMNS.index(WINDOWED[0])
 
 TREND_HALF_LIVES_MS = np.array([6 * HOUR_MS, DAY_MS, 3 * DAY_MS], np.float64)
 PRIOR_RATING_TENTHS, PRIOR_RATINGS = 70.0, 5.0
-CLICK_PRIOR, COMPLETION_PRIOR, LIKE_PRIOR = (1.0, 10.0), (3.0, 10.0), (7.0, 10.0)
+PRIOR_RATING_VARIANCE = 400.0  # in tenths: ratings differ by two points
+ONE_IN_TEN = 1.2816  # standard deviations below which one in ten lies
+PRIOR_TRIALS = 10.0  # what the rate of a title's genres weighs against its own
+PER_HOUR = np.log(2.0) / 6.0  # of a trend with a half-life of 6 hours: events per hour
 
 
 @compiled
 def update(row: Row, event: Row) -> None:
     """Takes one event in; commutative. O(1)."""
-    _count(row, event["at_ms"], _kinds(event["type"], event["rating"]))
+    _count(row, event["at_ms"], kinds_of(event["type"], event["rating"]))
     if event["type"] == EventType.RATE and event["rating"] != NO_RATING:
         tenths = int(event["rating"] * 10 + 0.5)
         row["rating_count"] += 1
@@ -85,7 +102,7 @@ def update(row: Row, event: Row) -> None:
 
 
 @compiled
-def _kinds(event_type: int, rating: float) -> int:
+def kinds_of(event_type: int, rating: float) -> int:
     """The kinds that an event counts as, one bit each; a rating of 7 is positive, of 4 negative."""
     if event_type == EventType.IMPRESSION:
         return 1 << IMPRESSIONS
@@ -158,33 +175,86 @@ def _add_decayed(count: int, age_ms: int, out: NDArray[np.float32]) -> None:
 
 
 @compiled
-def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
+def _sum_kinds(
+    ring: NDArray[np.uint32], newest: int, now_bucket: int, n_last: int, out: NDArray[np.int64]
+) -> None:
+    """Events of every kind in the last `n_last` buckets into `out`, `(N_KINDS,)`."""
+    n_buckets = ring.shape[0]
+    for bucket in range(max(now_bucket - n_last + 1, newest - n_buckets + 1), newest + 1):
+        for kind in range(N_KINDS):
+            out[kind] += ring[bucket % n_buckets, kind]
+
+
+@compiled
+def _windowed(row: Row, now_ms: int) -> NDArray[np.int64]:
+    """`(4, N_KINDS)`: of the last hour, day and week, and ever."""
+    counts = np.zeros((4, N_KINDS), np.int64)
+    five_minutes = now_ms // FIVE_MINUTES_MS
+    _sum_kinds(row["five_minutes"], row["newest_five_minutes"], five_minutes, 12, counts[0])
+    _sum_kinds(row["hours"], row["newest_hour"], now_ms // HOUR_MS, N_HOURS, counts[1])
+    _sum_kinds(row["days"], row["newest_day"], now_ms // DAY_MS, 7, counts[2])
+    for kind in range(N_KINDS):
+        counts[3, kind] = row["totals"][kind]
+    return counts
+
+
+@compiled
+def values(row: Row, now_ms: int, priors: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Writes the columns of COLUMNS into `out`, `(len(COLUMNS),) float32`. Pure.
 
-    Rates are smoothed with a beta prior (hits, trials): `(x + hits) / (n + trials)`.
+    Rates are smoothed by the rates of the title's genres, `priors` `(3,)` of clicks, completions
+    and likes (empirical Bayes): `(x + rate * PRIOR_TRIALS) / (n + PRIOR_TRIALS)`.
     """
+    counts = _windowed(row, now_ms)
     five_minutes = now_ms // FIVE_MINUTES_MS
     out[0] = ring_sum(row["five_minutes"], row["newest_five_minutes"], five_minutes, 2, CLICKS)
-    out[1] = ring_sum(row["five_minutes"], row["newest_five_minutes"], five_minutes, 12, CLICKS)
-    out[2] = _in_hours(row, now_ms, 24, CLICKS)
-    out[3] = ring_sum(row["five_minutes"], row["newest_five_minutes"], five_minutes, 12, ENGAGED)
+    out[1], out[2] = counts[0, CLICKS], counts[1, CLICKS]
+    out[3] = counts[0, ENGAGED]
     out[4] = _in_hours(row, now_ms, 6, ENGAGED)
-    out[5] = _in_hours(row, now_ms, 24, ENGAGED)
+    out[5] = counts[1, ENGAGED]
     out[6] = _in_days(row, now_ms, 3, ENGAGED)
-    out[7] = _in_days(row, now_ms, 7, ENGAGED)
+    out[7] = counts[2, ENGAGED]
     out[8] = _in_days(row, now_ms, 14, ENGAGED)
     out[9] = row["totals"][ENGAGED]
     _trends(row, now_ms, out[10:13])
     out[13] = out[4] / 6.0
     out[14] = np.log((out[5] + 1.0) / (out[7] / 7.0 + 1.0))
-    out[15] = (out[2] + CLICK_PRIOR[0]) / (_in_hours(row, now_ms, 24, IMPRESSIONS) + CLICK_PRIOR[1])
+    out[15] = _smoothed(counts[1, CLICKS], counts[1, IMPRESSIONS], priors[0])
     plays = max(row["totals"][PLAYS], row["totals"][COMPLETIONS])
-    out[16] = (row["totals"][COMPLETIONS] + COMPLETION_PRIOR[0]) / (plays + COMPLETION_PRIOR[1])
+    out[16] = _smoothed(row["totals"][COMPLETIONS], plays, priors[1])
     likes, dislikes = row["totals"][POSITIVES], row["totals"][NEGATIVES]
-    out[17] = (likes + LIKE_PRIOR[0]) / (likes + dislikes + LIKE_PRIOR[1])
+    out[17] = _smoothed(likes, likes + dislikes, priors[2])
     _rating_values(row, out[18:21])
     out[21] = max(now_ms - row["first_ms"], 0) / DAY_MS if row["first_ms"] > 0 else 0.0
     out[22] = min(max(now_ms - row["last_ms"], 0) / DAY_MS, 365.0)
+    at = _WINDOWED_AT
+    for kind in range(ENGAGED):
+        for window in range(2 if kind == CLICKS else 0, 4):
+            out[at] = counts[window, kind]
+            at += 1
+    out[at] = out[10] * PER_HOUR * (out[16] + out[17]) / 2.0
+    _rating_confidence(row, out[at + 1 :])
+
+
+@compiled
+def _smoothed(hits: int, trials: int, prior: float) -> float:
+    return (hits + prior * PRIOR_TRIALS) / (trials + PRIOR_TRIALS)
+
+
+@compiled
+def _rating_confidence(row: Row, out: NDArray[np.float32]) -> None:
+    """Lower bound of the smoothed mean, and the share of real ratings in it.
+
+    As if PRIOR_RATINGS ratings with PRIOR_RATING_VARIANCE had been given besides the real ones.
+    """
+    count = row["rating_count"]
+    n = count + PRIOR_RATINGS
+    mean = (row["rating_sum_tenths"] + PRIOR_RATING_TENTHS * PRIOR_RATINGS) / n
+    own = row["rating_sum_tenths"] / count if count > 0 else 0.0
+    spread = row["rating_square_sum_tenths"] - own * row["rating_sum_tenths"]
+    variance = (max(spread, 0.0) + PRIOR_RATING_VARIANCE * PRIOR_RATINGS) / n
+    out[0] = max(mean - ONE_IN_TEN * np.sqrt(variance / n), 0.0) / 10.0
+    out[1] = count / n
 
 
 @compiled

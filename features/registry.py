@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from features import item_activity, item_row, user_activity, user_row, user_taste, viewing_state
+from features import (
+    covisitation,
+    global_rates,
+    item_activity,
+    item_row,
+    popularity,
+    segment_popularity,
+    user_activity,
+    user_row,
+    user_taste,
+    viewing_state,
+)
 from features.ids import id_hash
 
 Entity = Literal["user", "item"]
@@ -44,6 +55,22 @@ class View:
     def places(self) -> slice:
         """Where its columns stand among all columns of the entity's row."""
         return slice(self.start, self.start + len(self.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class ListView:
+    """A list of records by a key: each element has an id and these columns.
+
+    Rows by source partition lie under `letter`; `features.partition_reads` merges them.
+    """
+
+    name: str
+    key: tuple[str, ...]  # of the row, its partition aside
+    element: str  # what an element is of
+    letter: str  # of the table
+    length: int  # at most, in a row of one partition
+    description: str
+    columns: tuple[Column, ...]
 
 
 def _columns(described: Iterable[Described]) -> tuple[Column, ...]:
@@ -85,10 +112,45 @@ VIEWS = (
         (
             "item_activity",
             item_activity.COLUMNS,
-            "What viewers do with a title: counts over windows, smoothed rates, velocity.",
+            "What viewers do with a title: counts over windows, rates smoothed by those of its "
+            "genres, velocity, trend, ratings.",
         ),
     ),
 )
+
+
+LIST_VIEWS = (
+    ListView(
+        "covisitation",
+        ("item_id",),
+        "item_id",
+        "c",
+        covisitation.N_NEIGHBOURS,
+        "Titles visited in the same sessions as this one, strongest first.",
+        _columns(covisitation.COLUMNS),
+    ),
+    ListView(
+        "segment_popularity",
+        ("region", "hour"),
+        "item_id",
+        "s",
+        segment_popularity.N_TITLES,
+        "What a region watches at an hour of the day (UTC); region 0 is everywhere.",
+        _columns(segment_popularity.COLUMNS),
+    ),
+    ListView(
+        "global_rates",
+        (),
+        "genre",
+        "g",
+        len(global_rates.DEFAULT_PRIORS),
+        "Rates by genre and of all titles, each smoothed; priors of the rates of titles.",
+        _columns(global_rates.COLUMNS),
+    ),
+)
+
+# Computed from the columns of all titles where they are needed; in no row.
+POPULARITY_COLUMNS = _columns(popularity.COLUMNS)
 
 
 def view_named(name: str) -> View:

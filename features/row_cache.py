@@ -26,6 +26,8 @@ class RowCache:
         self._used = 0
         self._hand = 0
         self._is_loaded = np.zeros(capacity, np.bool_)  # since the last take_loaded()
+        self._stamps = np.zeros(capacity, np.int64)  # of the last call of distinct()
+        self._stamp = 0
         self.loads = 0
         self.evictions = 0
 
@@ -42,6 +44,14 @@ class RowCache:
             slots = self._map.find(ids)
         self._touched[slots] = self._epoch
         return slots
+
+    def distinct(
+        self, slots: NDArray[np.int64], are_wanted: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """The wanted ones of `slots`, each once, in the order of their first place. O(n)."""
+        self._stamp += 1
+        out = np.empty(len(slots), np.int64)
+        return out[: first_of_each(slots, are_wanted, self._stamps, self._stamp, out)]
 
     def take_loaded(self) -> NDArray[np.int64]:
         """Slots that got another row since the last call. O(capacity / 8)."""
@@ -84,6 +94,24 @@ class RowCache:
         self._map.remove(self.rows["id"][evicted])
         self.evictions += len(evicted)
         return np.concatenate([slots, evicted])
+
+
+@compiled
+def first_of_each(
+    slots: NDArray[np.int64],
+    are_wanted: NDArray[np.bool_],
+    stamps: NDArray[np.int64],
+    stamp: int,
+    out: NDArray[np.int64],
+) -> int:
+    """Wanted slots that do not carry `stamp` yet into `out`, stamping them; how many."""
+    n = 0
+    for i in range(len(slots)):
+        if are_wanted[i] and stamps[slots[i]] != stamp:
+            stamps[slots[i]] = stamp
+            out[n] = slots[i]
+            n += 1
+    return n
 
 
 @compiled

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from features import item_row, user_row
+from features import covisitation, global_rates, item_row, segment_popularity, user_row
 from features.compiled import Rows
 
 
@@ -27,6 +27,12 @@ class Table:
 
 USERS = Table("u", user_row.new_row())
 ITEMS = Table("i", item_row.new_row())
+COVISITATIONS = Table("c", covisitation.new_row())
+SEGMENTS = Table("s", segment_popularity.new_row())
+GLOBALS = Table("g", global_rates.new_row())
+
+# In the order in which they are written: whatever a viewer's row includes is in the others too.
+TABLES = (ITEMS, COVISITATIONS, SEGMENTS, GLOBALS, USERS)
 
 
 class RowStore(Protocol):

@@ -7,7 +7,9 @@ from bytewax.dataflow import Dataflow
 from features.clock import Clock, StreamClock, WallClock
 from features.item_row import MAX_PARTITIONS
 from features.log import LogError, partitions_of
-from features.store import ITEMS, USERS
+from features.partition_reads import read_priors
+from features.row_cache import RowCache
+from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, USERS, Table
 from infra import topics
 from infra.settings import Settings
 from infra.telemetry import READY
@@ -35,6 +37,15 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
         )
     follower = TitleFollower(log, prefix + topics.CATALOG)
     writer = RowWriter(settings.redis.config(), stop.is_set)
+    capacities = {
+        COVISITATIONS.letter: settings.stream.covisitation_rows,
+        SEGMENTS.letter: settings.stream.segment_rows,
+        GLOBALS.letter: MAX_PARTITIONS,
+    }
+
+    def partition_rows(table: Table) -> RowCache:
+        return writer.cache(table, capacities[table.letter])
+
     return build_flow(
         FlowParts(
             log=log,
@@ -50,6 +61,8 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
             clock=clock(settings.stream.clock),
             user_rows=lambda: writer.cache(USERS, settings.stream.user_rows),
             item_rows=lambda: writer.cache(ITEMS, settings.stream.item_rows),
+            partition_rows=partition_rows,
+            priors=lambda: read_priors(writer.store(GLOBALS)),
             write_rows=writer.write,
             settle=writer.settle,
             stop=stop,

@@ -6,8 +6,9 @@ import gc
 import structlog
 
 from features.clock import Clock, StreamClock, WallClock
+from features.partition_reads import read_priors
 from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from infra import topics
 from infra.settings import Settings
 from infra.stack import bundles_folder
@@ -49,6 +50,7 @@ async def _serve(settings: Settings) -> None:
         prefix + topics.ITEM_UPDATES,
         clock,
         clock.advance if isinstance(clock, StreamClock) else None,
+        lambda: read_priors(RedisRowStore(link, GLOBALS, redis)),
     )
     follower.start()
     recommender = Recommender(table, mirror, _bundle(settings), refresh_ms=CHARTS_EVERY_MS)

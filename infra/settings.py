@@ -58,6 +58,12 @@ class StreamSettings(Section):
     group: str = Field("headrace-features", description="consumer group that commits offsets")
     user_rows: int = Field(262_144, ge=1_024, description="rows of users in memory, a worker")
     item_rows: int = Field(131_072, ge=1_024, description="rows of titles in memory, a worker")
+    covisitation_rows: int = Field(
+        262_144, ge=1_024, description="rows of titles' neighbours in memory, a worker"
+    )
+    segment_rows: int = Field(
+        65_536, ge=1_024, description="rows of regions by hour in memory, a worker"
+    )
     epoch_s: float = Field(1.0, ge=0.1, le=60, description="seconds between offset commits")
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from features import item_row, user_row
+from features import global_rates, item_row, user_row
 from features.bundle_format import ItemModels, Manifest
 from features.compiled import Rows
 from features.events import EVENT, NO_SLOT, CatalogItem
+from features.global_rates import rates_of
 from features.ids import id_hashes
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from features.titles import TitleFacts
 from features.windows import MINUTE_MS
 from offline.datasets import EVERYTHING, Dataset, EventColumns, Selection
@@ -82,6 +83,7 @@ class LocalFeatures:
         self._users["id"] = id_hashes(columns.user_ids)
         self._items = np.repeat(ITEMS.empty, len(self.table))
         self._items["id"] = self.table.ids
+        self._globals = GLOBALS.empty.copy()
         self._touched = np.zeros(len(self.table), np.bool_)
         self._swept_ms = 0
 
@@ -94,6 +96,7 @@ class LocalFeatures:
         users = self.columns.user[part].astype(np.int64)
         effects = np.zeros(len(events), np.uint8)
         user_row.apply_all(self._users, users, events, effects)
+        self._count(events, effects >= user_row.APPLIED)
         known = slots >= 0
         if not known.all():
             events, slots = events[known], slots[known]
@@ -101,6 +104,12 @@ class LocalFeatures:
         self._touched[slots] = True
         self.at = stop
         self._reflect(np.unique(slots), self.now_ms(stop - 1))
+
+    def _count(self, events: Rows, are_new: NDArray[np.bool_]) -> None:
+        """The global row; pairs of titles are counted where bundles are trained."""
+        n = len(events)
+        one_row, nothing = np.zeros(n, np.int64), np.zeros(n, np.uint8)
+        global_rates.apply_all(self._globals, one_row, events, are_new, nothing, nothing.copy())
 
     def viewer(self, event: int) -> Viewer:
         """The viewer of an event, as the rows have it now."""
@@ -120,7 +129,7 @@ class LocalFeatures:
         if now_ms - self._swept_ms >= SWEEP_MS:
             slots, self._swept_ms = np.flatnonzero(self._touched), now_ms
         values = np.empty((len(slots), item_row.N_COLUMNS), np.float32)
-        item_row.values_of(self._items, slots, now_ms, values)
+        item_row.values_of(self._items, slots, now_ms, rates_of(self._globals), values)
         self.mirror.values[slots] = values
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from features import item_row
 from features.clock import Clock
+from features.global_rates import DEFAULT_PRIORS
 from features.id_map import ABSENT, IdMap
 from features.item_updates import ItemUpdate, UpdateError, decode_update
 from features.log import LogConfig, LogError, end_offsets, partitions_of
@@ -61,20 +62,26 @@ class ItemMirror:
         """`(n,) int64` rows of ids in `values`, -1 where an id is not known here."""
         return self._slots.find(ids)
 
-    def load(self, store: RowStore, now_ms: int) -> int:
+    def load(
+        self, store: RowStore, now_ms: int, priors: NDArray[np.float32] = DEFAULT_PRIORS
+    ) -> int:
         """Reads the rows of all titles, as of `now_ms`; how many have one. O(n_items).
 
-        Raises what the store raises; titles read before that have their values.
+        `priors` are the rates of genres, `partition_reads.read_priors`. Raises what the store
+        raises; titles read before that have their values.
         """
         return sum(
-            self._load_part(store, start, now_ms) for start in range(0, len(self.ids), LOAD_BATCH)
+            self._load_part(store, start, now_ms, priors)
+            for start in range(0, len(self.ids), LOAD_BATCH)
         )
 
-    def _load_part(self, store: RowStore, start: int, now_ms: int) -> int:
+    def _load_part(
+        self, store: RowStore, start: int, now_ms: int, priors: NDArray[np.float32]
+    ) -> int:
         rows, found = store.read(self.ids[start : start + LOAD_BATCH])
         slots = np.flatnonzero(found)
         values = np.empty((len(slots), item_row.N_COLUMNS), np.float32)
-        item_row.values_of(rows, slots, now_ms, values)
+        item_row.values_of(rows, slots, now_ms, priors, values)
         self.values[start + slots] = values
         return len(slots)
 
@@ -123,7 +130,8 @@ class MirrorFollower:
     its age grows. Where what was missed cannot be known (the log has forgotten this place, or
     another log answers at its address) ends are noted and the store is read anew.
 
-    `now_at` is told the flow's clock of each update: a stream clock follows it.
+    `now_at` is told the flow's clock of each update: a stream clock follows it. `priors` tells the
+    rates of genres when the store is read.
     """
 
     def __init__(
@@ -134,8 +142,10 @@ class MirrorFollower:
         topic: str,
         clock: Clock,
         now_at: Callable[[int], None] | None = None,
+        priors: Callable[[], NDArray[np.float32]] = lambda: DEFAULT_PRIORS,
     ) -> None:
         self.mirror = mirror
+        self._priors = priors
         self.counts = FollowerCounts()
         self._store = store
         self._config = config
@@ -175,7 +185,7 @@ class MirrorFollower:
         partitions = partitions_of(self._config, self._topic)
         cluster_id = self._cluster_id()
         offsets = end_offsets(self._config, self._topic, partitions)
-        found = self.mirror.load(self._store, self._clock.now_ms())
+        found = self.mirror.load(self._store, self._clock.now_ms(), self._priors())
         log.info("mirror_loaded", items=len(self.mirror), with_row=found)
         return _Start(cluster_id, offsets)
 

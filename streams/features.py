@@ -1,13 +1,13 @@
 """Interactions -> user rows and item rows.
 
     records -> events | misrouted | bad
-    events -> user shard -> user rows, events that count for titles
+    events -> user shard -> user rows, rows of partitions, events that count for titles
            -> item shard -> item rows, item updates
 
 A batch is what arrived while the last one was being written; there is no timer on the way. A shard
-owns the users of its partitions, or a share of the titles. The rows of titles are written before
-those of users: whatever a user's row includes is in the titles' rows too, so after a crash the
-positions alone tell what is still to be done.
+owns the users of its partitions, or a share of the titles. All other rows (titles, co-visitation,
+segments, global rates) are written before those of users: whatever a user's row includes is in the
+others too, so after a crash the positions alone tell what is still to be done.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +27,7 @@ from features.clock import Clock, StreamClock
 from features.compiled import Rows
 from features.decode import decode_records
 from features.events import CLAMPED
+from features.global_rates import DEFAULT_PRIORS
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
 from features.log import LogConfig
 from features.row_cache import RowCache
@@ -35,7 +36,9 @@ from features.titles import TitleFacts
 from streams import metrics
 from streams.dead_letters import dead_letter
 from streams.kafka import CallSink, KafkaSink, KafkaSource, OutRecord, Records
+from streams.partition_tables import PartitionTables
 
+TABLE_NAMES = {"c": "covisitation", "s": "segment", "g": "global"}  # as metrics call them
 SWEEP_EVERY = timedelta(seconds=1)
 SWEEPS_PER_ROUND = 60  # every title's columns are looked at once a minute
 
@@ -76,11 +79,13 @@ class FlowParts:
     clock: Clock
     user_rows: Callable[[], RowCache]
     item_rows: Callable[[], RowCache]
+    partition_rows: Callable[[Table], RowCache]  # of co-visitation, segments, global rates
     write_rows: Callable[[list[RowWrites]], None]
     settle: Callable[[], None]  # returns when every row written can be read
     n_workers: int = 1
     stop: Event = field(default_factory=Event)
     refresh_titles: Callable[[], None] = lambda: None
+    priors: Callable[[], NDArray[np.float32]] = lambda: DEFAULT_PRIORS  # rates of genres, of now
 
 
 def build_flow(parts: FlowParts) -> Dataflow:
@@ -171,10 +176,11 @@ class Decoder:
 
 
 class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
-    """Owns the rows of the users of some partitions."""
+    """Owns the rows of the users of some partitions, and those that the partitions feed."""
 
     def __init__(self, parts: FlowParts) -> None:
         self._cache = parts.user_rows()
+        self._tables = PartitionTables(parts.partition_rows)
         self._n_workers = parts.n_workers
 
     def on_batch(self, values: list[Rows]) -> tuple[Iterable[Keyed], bool]:
@@ -182,13 +188,15 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         events = values[0] if len(values) == 1 else np.concatenate(values)
         slots = self._cache.slots_of(np.ascontiguousarray(events["user"]))
         effects = np.empty(len(events), np.uint8)
-        user_row.apply_all(self._cache.rows, slots, events, effects)
+        changes = self._tables.apply(self._cache.rows, slots, events, effects)
         _count_effects(effects)
-        changed = np.unique(slots[effects != user_row.REPLAYED])
-        out: list[Keyed] = list(self._by_item_shard(events))
+        changed = self._cache.distinct(slots, effects != user_row.REPLAYED)
         if len(changed):
-            rows = RowWrites(USERS, self._cache.rows[changed], int(events["logged_at_ms"].max()))
-            out.append((str(int(events["partition"][0]) % self._n_workers), rows))
+            changes.append((USERS, self._cache.rows[changed]))
+        out: list[Keyed] = list(self._by_item_shard(events))
+        shard = str(int(events["partition"][0]) % self._n_workers)
+        logged_at_ms = int(events["logged_at_ms"].max())
+        out.extend((shard, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
         return out, StatefulBatchLogic.RETAIN
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
@@ -203,6 +211,8 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
         self._cache.next_epoch()
         _observe_cache("user", self._cache)
+        for cache in self._tables.next_epoch():
+            _observe_cache(TABLE_NAMES[cache.store.table.letter], cache)
 
 
 class ItemShard(StatefulBatchLogic[Any, Change, None]):
@@ -211,13 +221,15 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
     def __init__(self, parts: FlowParts) -> None:
         self._cache = parts.item_rows()
         self._clock = parts.clock
+        self._read_priors = parts.priors
+        self._priors = parts.priors()
         self._sent = np.full((len(self._cache.rows), item_row.N_COLUMNS), np.nan, np.float32)
         self._sweep_at = 0
         self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
         self._cache.slots_of(parts.titles.ids()[: len(self._cache.rows) // 2])  # for the sweep
 
     def on_batch(self, values: list[Any]) -> tuple[Iterable[Change], bool]:
-        """Takes events in; passes the rows of users on behind those of the titles they touched."""
+        """Takes events in; passes other rows on behind those of the titles they touched."""
         out: list[Change] = []
         events = [value for value in values if not isinstance(value, RowWrites)]
         if events:
@@ -231,7 +243,7 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         slots = self._cache.slots_of(np.ascontiguousarray(events["item"]))
         effects = np.empty(len(events), np.uint8)
         item_row.apply_all(self._cache.rows, slots, events, effects)
-        changed = np.unique(slots[effects != 0])
+        changed = self._cache.distinct(slots, effects != 0)
         if len(changed):
             rows = RowWrites(ITEMS, self._cache.rows[changed], int(events["logged_at_ms"].max()))
             yield rows
@@ -242,7 +254,7 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         now_ms = self._clock.now_ms()
         self._sent[self._cache.take_loaded()] = np.nan
         values = np.empty((len(slots), item_row.N_COLUMNS), np.float32)
-        item_row.values_of(self._cache.rows, slots, now_ms, values)
+        item_row.values_of(self._cache.rows, slots, now_ms, self._priors, values)
         moved = (values != self._sent[slots]).any(axis=1)
         self._sent[slots] = values
         ids, values = self._cache.rows["id"][slots][moved], values[moved]
@@ -251,7 +263,8 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
             yield ItemUpdate(ids[start:stop], values[start:stop], now_ms)
 
     def on_notify(self) -> tuple[Iterable[Change], bool]:
-        """Looks at a sixtieth of the titles: windows move on where nothing happens, too."""
+        """Looks at a sixtieth of the titles: windows and rates of genres move on without events."""
+        self._priors = self._read_priors()
         self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
         resident = len(self._cache)
         step = -(-resident // SWEEPS_PER_ROUND)

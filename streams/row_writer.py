@@ -1,4 +1,4 @@
-"""Writes the rows of a batch to Redis, titles first, and puts everything back after a loss."""
+"""Writes the rows of a batch to Redis, viewers last, and puts everything back after a loss."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import structlog
 
 from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore
 from features.row_cache import RowCache
-from features.store import ITEMS, USERS, Table
+from features.store import TABLES, USERS, RowStore, Table
 from streams import metrics
 from streams.features import RowWrites
 
@@ -29,9 +29,7 @@ class RowWriter:
     def __init__(self, config: RedisConfig, give_up: Callable[[], bool] = lambda: False) -> None:
         self._writes = RedisLink(config, give_up=give_up)
         self._reads = RedisLink(config, give_up=give_up)
-        self._stores = {
-            table.letter: RedisRowStore(self._reads, table, config) for table in (USERS, ITEMS)
-        }
+        self._stores = {table.letter: RedisRowStore(self._reads, table, config) for table in TABLES}
         self._caches: WeakSet[RowCache] = WeakSet()
         self._servers_seen = 0
         self._newest_logged_at_ms = 0
@@ -43,11 +41,15 @@ class RowWriter:
         self._caches.add(cache)
         return cache
 
+    def store(self, table: Table) -> RowStore:
+        """One of the tables, as it lies in Redis."""
+        return self._stores[table.letter]
+
     def write(self, batches: Sequence[RowWrites]) -> None:
-        """Sends rows in the order titles, users; returns when those before can be read."""
+        """Sends rows in the order of TABLES; returns when those before can be read."""
         self._await_answers()
         commands: list[Command] = []
-        for table in (ITEMS, USERS):
+        for table in TABLES:
             rows = [batch.rows for batch in batches if batch.table is table]
             if rows:
                 together = rows[0] if len(rows) == 1 else np.concatenate(rows)

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from features import item_row, user_row
+from features import item_row
 from features.codec import encode_interaction
 from features.decode import decode_records
 from features.events import Interaction
+from features.global_rates import rates_of
 from features.row_cache import RowCache
-from features.store import ITEMS, USERS, InMemoryRowStore
+from features.store import GLOBALS, ITEMS, USERS, InMemoryRowStore
 from features.titles import TitleFacts
 from features.vocabulary import EventType
+from streams.partition_tables import PartitionTables
 
 CAPACITY = 2
 
@@ -52,19 +54,21 @@ class SampleRecord:
 
 
 def warm_up() -> None:
-    """Runs sample events through decoding, both rows and an eviction; some seconds at first."""
+    """Runs sample events through decoding, all rows and an eviction; some seconds at first."""
     users = RowCache(InMemoryRowStore(USERS), CAPACITY)
     items = RowCache(InMemoryRowStore(ITEMS), CAPACITY)
+    tables = PartitionTables(lambda table: RowCache(InMemoryRowStore(table), CAPACITY))
+    priors = rates_of(GLOBALS.empty)
     for offset in range(2 * CAPACITY):
         events = decode_records([SampleRecord(offset)]).events
         TitleFacts().enrich(events)
         effects = np.empty(len(events), np.uint8)
         slots = users.slots_of(np.ascontiguousarray(events["user"]))
-        user_row.apply_all(users.rows, slots, events, effects)
+        tables.apply(users.rows, slots, events, effects)
         slots = items.slots_of(np.ascontiguousarray(events["item"]))
         item_row.apply_all(items.rows, slots, events, effects)
         values = np.empty((1, item_row.N_COLUMNS), np.float32)
-        item_row.values_of(items.rows, slots, 10**12, values)
+        item_row.values_of(items.rows, slots, 10**12, priors, values)
         for cache in (users, items):
             cache.next_epoch()
             cache.next_epoch()

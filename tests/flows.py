@@ -14,7 +14,7 @@ from features.codec import encode_catalog_item, encode_interaction
 from features.events import CatalogItem, Interaction
 from features.log import LogConfig, LogWriter, end_offsets
 from features.redis_store import RedisConfig
-from features.store import ITEMS, USERS
+from features.store import TABLES
 from features.titles import TitleFacts
 from features.vocabulary import EventType
 from infra import topics
@@ -23,6 +23,7 @@ from infra.stack import is_ready
 from tests.oracle import clean_replay, differences, stored
 
 N_ITEMS = 60
+REGIONS = ("", "DE", "US-CA")
 GENRES = ("Drama", "Comedy", "Action", "Horror")
 
 
@@ -74,6 +75,8 @@ class FeaturesSite:
                 "HEADRACE_STREAM__EPOCH_S": "0.2",
                 "HEADRACE_STREAM__USER_ROWS": "1024",
                 "HEADRACE_STREAM__ITEM_ROWS": "1024",
+                "HEADRACE_STREAM__COVISITATION_ROWS": "1024",
+                "HEADRACE_STREAM__SEGMENT_ROWS": "1024",
                 "HEADRACE_METRICS__FEATURES_PORT": str(self._port),
             },
             start_timeout_s=120,
@@ -101,7 +104,7 @@ class FeaturesSite:
         """Where the rows in Redis differ from a clean replay of the log."""
         expected = clean_replay(self.log, self.topic("interactions"), self.titles())
         wrong = []
-        for table in (USERS, ITEMS):
+        for table in TABLES:
             rows = expected[table.letter]
             wrong += differences(rows, stored(self.redis, table, rows["id"]))
         return wrong
@@ -149,6 +152,7 @@ def random_interactions(
                 watch_position_s=float(rng.integers(0, 6000)),
                 watch_duration_s=6000.0,
                 session_id=f"s{k // 50}",
+                region=str(rng.choice(REGIONS)),
             )
         )
     return found

@@ -5,34 +5,69 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from features import item_row, user_row
-from features.compiled import Rows
+from features import covisitation, global_rates, item_row, segment_popularity, user_row
+from features.compiled import Row, Rows
 from features.decode import decode_records
 from features.log import LogConfig, read_to_end
+from features.partition_rows import session_partners
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
-from features.store import ITEMS, USERS, Table
+from features.segment_popularity import EVERYWHERE
+from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, TABLES, USERS, Table
 from features.titles import TitleFacts
 
 
 def clean_replay(
     config: LogConfig, topic: str, titles: TitleFacts, n_partitions: int = 4
 ) -> dict[str, Rows]:
-    """User rows and item rows ("u", "i") after every event of `topic`, sorted by id."""
+    """Rows of every table by its letter after every event of `topic`, sorted by id."""
     records = defaultdict(list)
     for record in read_to_end(config, topic):
         records[record.partition()].append(record)
-    users: dict[int, Rows] = {}
-    items: dict[int, Rows] = {}
+    replay = Replay()
     for partition in sorted(records):
         events = decode_records(records[partition]).events
         events = events[events["key_hash"] % n_partitions == partition]
         titles.enrich(events)
         for event in events:
-            user = users.setdefault(int(event["user"]), _fresh(USERS, event["user"]))
-            user_row.apply(user[0], event)
-            item = items.setdefault(int(event["item"]), _fresh(ITEMS, event["item"]))
-            item_row.apply(item[0], event)
-    return {"u": _sorted(users, USERS), "i": _sorted(items, ITEMS)}
+            replay.apply(event)
+    return {table.letter: _sorted(replay.rows[table.letter], table) for table in TABLES}
+
+
+class Replay:
+    """Rows of all tables, fed one event at a time."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[int, Rows]] = {table.letter: {} for table in TABLES}
+
+    def apply(self, event: Row) -> None:
+        """Takes an event in; events of a partition come in its order."""
+        user = self.row(USERS, event["user"])
+        partners = np.zeros(covisitation.N_PARTNERS, np.uint64)
+        n_partners = session_partners(user, event, partners)
+        if user_row.apply(user, event) >= user_row.APPLIED:
+            self._count(event, partners, n_partners)
+        item_row.apply(self.row(ITEMS, event["item"]), event)
+
+    def _count(self, event: Row, partners: Rows, n_partners: int) -> None:
+        """What an event adds to the rows of its partition."""
+        partition = event["partition"]
+        covisits = np.zeros(covisitation.MOST_COVISITS, covisitation.COVISIT)
+        if n_partners > 0:
+            end = covisitation.put_covisits(event, partners, n_partners, covisits, 0)
+            for covisit in covisits[:end]:
+                covisitation.apply(self.row(COVISITATIONS, covisit["row"]), covisit)
+        global_row = self.row(GLOBALS, global_rates.row_id(partition))
+        global_rates.apply(global_row, event, n_partners)
+        if segment_popularity.counts(event):
+            hour = segment_popularity.hour_of(event["at_ms"])
+            for region in {EVERYWHERE, int(event["region"])}:
+                id_ = segment_popularity.row_id(region, hour, partition)
+                segment_popularity.apply(self.row(SEGMENTS, id_), event, region)
+
+    def row(self, table: Table, id_: int) -> Row:
+        """The row of an id, an empty one at first."""
+        rows = self.rows[table.letter]
+        return rows.setdefault(int(id_), _fresh(table, id_))[0]
 
 
 def _fresh(table: Table, id_: int) -> Rows:

@@ -17,7 +17,7 @@ from features.compiled import Rows
 from features.log import LogConfig
 from features.redis_store import RedisConfig
 from features.row_cache import RowCache
-from features.store import ITEMS, USERS, InMemoryRowStore, RowStore
+from features.store import ITEMS, TABLES, USERS, InMemoryRowStore, RowStore
 from features.titles import TitleFacts
 from streams.features import Decoder, FlowParts, ItemShard, RowWrites, Topics, UserShard
 from tests.flows import FeaturesSite
@@ -86,7 +86,8 @@ def run_shards(golden: Golden, batch_size: int) -> tuple[RowStore, RowStore]:
     So rows are given back and read again all the time.
     """
     users, items = InMemoryRowStore(USERS), InMemoryRowStore(ITEMS)
-    stores = {USERS.letter: users, ITEMS.letter: items}
+    stores = {table.letter: InMemoryRowStore(table) for table in TABLES}
+    stores |= {USERS.letter: users, ITEMS.letter: items}
     capacity = 4 * batch_size + 4  # what three epochs may touch, and a little
     parts = FlowParts(
         log=LogConfig("nowhere"),
@@ -97,6 +98,7 @@ def run_shards(golden: Golden, batch_size: int) -> tuple[RowStore, RowStore]:
         clock=WallClock(),
         user_rows=lambda: RowCache(users, capacity),
         item_rows=lambda: RowCache(items, capacity),
+        partition_rows=lambda table: RowCache(stores[table.letter], 6 * capacity),
         write_rows=lambda _: None,
         settle=lambda: None,
         stop=Event(),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from features import item_row, user_row
 from features.events import EVENT, MAX_SLOT, NO_RATING, NO_SLOT, Interaction
+from features.global_rates import DEFAULT_PRIORS
 from features.vocabulary import Device, EventType, Page
 from features.windows import DAY_MS, MINUTE_MS
 from tests.clock import START_MS
@@ -71,10 +72,12 @@ def user_values(row: NDArray[np.void], now_ms: int = START_MS) -> dict[str, floa
     return dict(zip(user_row.NAMES, out.tolist(), strict=True))
 
 
-def item_values(row: NDArray[np.void], now_ms: int = START_MS) -> dict[str, float]:
+def item_values(
+    row: NDArray[np.void], now_ms: int = START_MS, priors: NDArray[np.float32] = DEFAULT_PRIORS
+) -> dict[str, float]:
     """All columns of a title by name."""
     out = np.empty(item_row.N_COLUMNS, np.float32)
-    item_row.values(row[0], now_ms, out)
+    item_row.values(row[0], now_ms, priors, out)
     return dict(zip(item_row.NAMES, out.tolist(), strict=True))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from features import item_row, user_row
 from features.events import EVENT, NO_RATING
+from features.global_rates import DEFAULT_PRIORS
 from features.ids import id_hashes, viewer_hash
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS, feature_version
@@ -92,7 +93,8 @@ def world(redis_url: str, tmp_path: Path, rng: np.random.Generator) -> Iterator[
 def values_by_name(kind: Any, row: NDArray[np.void], now_ms: int = START_MS) -> dict[str, float]:
     """What the server computes of a row: `kind` is `user_row` or `item_row`."""
     out = np.empty(kind.N_COLUMNS, np.float32)
-    kind.values(row, now_ms, out)
+    priors = (DEFAULT_PRIORS,) if kind is item_row else ()
+    kind.values(row, now_ms, *priors, out)
     return dict(zip(kind.NAMES, out.tolist(), strict=True))
 
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from features import item_row
 from features.events import EVENT, NO_RATING
+from features.global_rates import DEFAULT_PRIORS
 from features.item_activity import KINDS
 from features.vocabulary import EventType
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
@@ -205,7 +206,7 @@ def test_values_change_nothing(events: Events) -> None:
 def test_values_of_many_rows_are_those_of_each() -> None:
     rows = np.concatenate([item_after(*[event()] * count) for count in (1, 4, 9)])
     out = np.zeros((2, item_row.N_COLUMNS), np.float32)
-    item_row.values_of(rows, np.array([2, 0]), START_MS, out)
+    item_row.values_of(rows, np.array([2, 0]), START_MS, DEFAULT_PRIORS, out)
     assert out[0].tolist() == list(item_values(rows[2:]).values())
     assert out[1].tolist() == list(item_values(rows[:1]).values())
 

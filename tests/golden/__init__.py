@@ -22,6 +22,7 @@ from features.codec import encode_interaction
 from features.compiled import Rows
 from features.decode import decode_records
 from features.events import CatalogItem, Interaction
+from features.global_rates import DEFAULT_PRIORS
 from features.ids import id_hash, key_hash, viewer_hash
 from features.store import ITEMS, USERS, Table
 from features.titles import TitleFacts
@@ -149,8 +150,9 @@ def columns_of(rows: Rows, table: Table, names: dict[str, int]) -> Columns:
     assert rows["id"].tolist() == list(names.values())
     group = user_row if table is USERS else item_row
     values = np.empty((len(rows), group.N_COLUMNS), np.float32)
+    priors = () if table is USERS else (DEFAULT_PRIORS,)
     for row, out in zip(rows, values, strict=True):
-        group.values(row, NOW_MS, out)
+        group.values(row, NOW_MS, *priors, out)
     return dict(zip(names, values, strict=True))
 
 

@@ -13,6 +13,7 @@ from features import item_row
 from features.clock import StreamClock
 from features.compiled import Rows
 from features.events import EVENT
+from features.global_rates import DEFAULT_PRIORS
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
 from features.log import LogConfig, LogWriter
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
@@ -45,7 +46,7 @@ def item_rows(ids: NDArray[np.uint64], plays: int = 3) -> Rows:
 
 def expected(rows: Rows, now_ms: int = START_MS) -> NDArray[np.float32]:
     values = np.empty((len(rows), item_row.N_COLUMNS), np.float32)
-    item_row.values_of(rows, np.arange(len(rows)), now_ms, values)
+    item_row.values_of(rows, np.arange(len(rows)), now_ms, DEFAULT_PRIORS, values)
     return values
 
 
