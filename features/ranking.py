@@ -108,7 +108,7 @@ def assemble(
     """Fills `out`, `(n_candidates, N_COLUMNS) float32`, for one viewer. Pure; about 0.2 us a row.
 
     `row` is the viewer's USER_ROW record; `history`, `(N_TITLES,)`, has the catalogue slots of
-    `row["viewing"]["titles"]["item"]`, -1 for an unknown title. `candidates` are catalogue slots, `scores`
+    the titles in `row["viewing"]`, -1 for an unknown one. `candidates` are slots, `scores`
     `(n_candidates, N_SCORES)` what their sources said. By slot: `values` the mirror, `ranks`
     `(N_RANKS, n_items)`, `years` and `genres` (masks) of the catalogue. Ages are counted from
     `latest_year`, a constant of the bundle: replayed history keeps its ages whatever the clock.

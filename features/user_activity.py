@@ -16,7 +16,6 @@ from features.windows import (
     MINUTE_MS,
     count_up,
     ring_advance,
-    ring_count,
     ring_sum,
 )
 
@@ -119,32 +118,33 @@ def _count(row: Row, at_ms: int, event_type: int) -> None:
     ten_minutes = minute // 10
     three_hours = ten_minutes // 18
     day = three_hours // 8
-    row["newest_minute"] = ring_advance(row["minutes"], row["newest_minute"], minute)
-    row["newest_ten_minutes"] = ring_advance(
-        row["ten_minutes"], row["newest_ten_minutes"], ten_minutes
-    )
-    row["newest_three_hours"] = ring_advance(
-        row["three_hours"], row["newest_three_hours"], three_hours
-    )
-    row["newest_day"] = ring_advance(row["days"], row["newest_day"], day)
+    kind, also = KIND_OF_TYPE[event_type], EVENTS
+    if event_type == EventType.IMPRESSION:
+        also = NO_KIND
     if day <= row["newest_day"] - N_DAYS:
         row["late"] = count_up(row["late"], MOST_TOTAL)
         return
-    kind = KIND_OF_TYPE[event_type]
-    if event_type != EventType.IMPRESSION:
-        _count_kind(row, minute, ten_minutes, three_hours, day, EVENTS)
-    if kind != NO_KIND:
-        _count_kind(row, minute, ten_minutes, three_hours, day, kind)
+    row["newest_minute"] = _count_in(row["minutes"], row["newest_minute"], minute, kind, also)
+    row["newest_ten_minutes"] = _count_in(
+        row["ten_minutes"], row["newest_ten_minutes"], ten_minutes, kind, also
+    )
+    row["newest_three_hours"] = _count_in(
+        row["three_hours"], row["newest_three_hours"], three_hours, kind, also
+    )
+    row["newest_day"] = _count_in(row["days"], row["newest_day"], day, kind, also)
 
 
 @compiled
-def _count_kind(
-    row: Row, minute: int, ten_minutes: int, three_hours: int, day: int, kind: int
-) -> None:
-    ring_count(row["minutes"], row["newest_minute"], minute, kind, MOST)
-    ring_count(row["ten_minutes"], row["newest_ten_minutes"], ten_minutes, kind, MOST)
-    ring_count(row["three_hours"], row["newest_three_hours"], three_hours, kind, MOST)
-    ring_count(row["days"], row["newest_day"], day, kind, MOST)
+def _count_in(counts: NDArray[np.uint16], newest: int, bucket: int, kind: int, also: int) -> int:
+    """Counts one event as two kinds, each unless it is NO_KIND; the newest bucket."""
+    newest = ring_advance(counts, newest, bucket)
+    if bucket > newest - counts.shape[0]:
+        of_bucket = counts[bucket % counts.shape[0]]
+        if kind != NO_KIND:
+            of_bucket[kind] = count_up(of_bucket[kind], MOST)
+        if also != NO_KIND:
+            of_bucket[also] = count_up(of_bucket[also], MOST)
+    return newest
 
 
 @compiled

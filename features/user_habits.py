@@ -1,4 +1,4 @@
-"""How a viewer uses the service: hours and weekdays, devices, finishing, and how long they are here.
+"""How a viewer uses the service: hours and weekdays, devices, finishing, and stage of life.
 
 Counts are of every event but impressions; hours and weekdays are those of UTC. When a count reaches
 255 all counts beside it are halved: shares of a busy viewer follow what is usual lately.
@@ -65,7 +65,12 @@ COLUMNS = (
     ("user_completion_habit", "0..1", "completions per play ever, smoothed towards 0.3", 0.3),
     ("user_active_days_28d", "days", "with an event but impressions, of the last 28, UTC", 0.0),
     ("user_days_known", "days", "since the first event ever", 0.0),
-    ("user_is_new", "0/1", "fewer than 5 events but impressions, or known for less than a day", 1.0),
+    (
+        "user_is_new",
+        "0/1",
+        "fewer than 5 events but impressions, or known less than a day",
+        1.0,
+    ),
     ("user_is_regular", "0/1", "neither new nor power", 0.0),
     ("user_is_power", "0/1", "not new, and active on 14 or more of the last 28 days", 0.0),
 )
@@ -147,7 +152,8 @@ def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
     out[at + 1] = active_days(row, now_ms)
     out[at + 2] = 0.0
     if row["first_s"] > 0:
-        out[at + 2] = max(now_ms - np.int64(row["first_s"]) * 1_000, 0) / DAY_MS
+        known_ms: float = now_ms - np.int64(row["first_s"]) * 1_000
+        out[at + 2] = max(known_ms, 0.0) / DAY_MS
     out[at + 3 : at + 6] = 0.0
     out[at + 3 + stage(row, now_ms)] = 1.0
 

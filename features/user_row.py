@@ -43,7 +43,7 @@ USER_ROW = np.dtype(
     ],
     align=True,
 )
-HEAD_BYTES = USER_ROW.fields["viewing"][1] + viewing_state.FRONT_BYTES
+HEAD_BYTES = USER_ROW.itemsize - viewing_state.FIELDS.itemsize + viewing_state.FRONT_BYTES
 
 COLUMNS = (
     *user_activity.COLUMNS,

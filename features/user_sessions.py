@@ -110,7 +110,7 @@ def _begins(row: Row, session: np.uint64, at_ms: int) -> bool:
     if row["number"] == 0 or at_ms - row["last_ms"] > SESSION_GAP_MS:
         return True
     renamed = session != 0 and row["session"] != 0 and session != row["session"]
-    return renamed and at_ms >= row["last_ms"]
+    return bool(renamed and at_ms >= row["last_ms"])
 
 
 @compiled
@@ -118,8 +118,8 @@ def _belongs(row: Row, session: np.uint64, at_ms: int) -> bool:
     """Whether an event that begins no session is one of the current."""
     if at_ms < row["started_ms"]:
         is_near = row["started_ms"] - at_ms <= SESSION_GAP_MS
-        return session == row["session"] and is_near
-    return session == 0 or row["session"] == 0 or session == row["session"]
+        return bool(session == row["session"] and is_near)
+    return bool(session == 0 or row["session"] == 0 or session == row["session"])
 
 
 @compiled
@@ -143,7 +143,7 @@ def _touch(row: Row, title: np.uint32) -> int:
     for place in range(min(n, N_KEPT)):
         if row["titles"][place] == title:
             return place
-    place = n % N_KEPT
+    place = int(n % N_KEPT)
     row["titles"][place] = title
     row["played"] &= np.uint32(0xFFFFFFFF ^ (1 << place))
     row["n_titles"] = count_up(n, MOST)
@@ -195,7 +195,7 @@ def _is_next(last: int, episode: int) -> bool:
 @compiled
 def is_over(row: Row, now_ms: int) -> bool:
     """Whether the viewer has no session now."""
-    return row["number"] == 0 or now_ms - row["last_ms"] > SESSION_GAP_MS
+    return bool(row["number"] == 0 or now_ms - row["last_ms"] > SESSION_GAP_MS)
 
 
 @compiled

@@ -128,7 +128,7 @@ def update(row: Row, event: Row) -> None:
 @compiled
 def _is_known(event: Row) -> bool:
     has_sort = event["genres"] != 0 or event["year"] > 0
-    return has_sort or event["language"] != 0 or event["cast"][0] != 0
+    return bool(has_sort or event["language"] != 0 or event["cast"][0] != 0)
 
 
 @compiled

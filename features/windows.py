@@ -41,8 +41,11 @@ def ring_advance(counts: NDArray[Any], newest: int, bucket: int) -> int:
     if bucket <= newest:
         return newest
     n_buckets = counts.shape[0]
-    for passed in range(max(newest + 1, bucket - n_buckets + 1), bucket + 1):
-        counts[passed % n_buckets, :] = 0
+    if bucket - newest >= n_buckets:
+        counts[:] = 0
+    else:
+        for passed in range(newest + 1, bucket + 1):
+            counts[passed % n_buckets, :] = 0
     return bucket
 
 
