@@ -111,6 +111,9 @@ def encode_catalog_item(item: CatalogItem) -> bytes:
         certification=item.certification,
         available_from_ms=item.available_from_ms,
         removed=item.removed,
+        series_id=item.series_id,
+        season=item.season,
+        episode=item.episode,
     ).SerializeToString()
 
 
@@ -133,6 +136,9 @@ def decode_catalog_item(value: bytes) -> CatalogItem:
         certification=message.certification,
         available_from_ms=message.available_from_ms,
         removed=message.removed,
+        series_id=message.series_id,
+        season=message.season,
+        episode=message.episode,
     )
 
 

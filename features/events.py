@@ -19,6 +19,8 @@ MAX_RATING: Final = 10.0
 MAX_WATCH_S: Final = 1e6
 MAX_SLOT: Final = 10_000
 
+N_CAST: Final = 3  # members of a title's cast that events carry
+
 NO_RATING: Final = -1.0
 NO_SLOT: Final = -1
 
@@ -36,7 +38,13 @@ EVENT = np.dtype(
         ("at_ms", "i8"),  # when it happened, after clamping
         ("logged_at_ms", "i8"),  # when the log received it
         ("offset", "i8"),
-        ("genres", "u4"),  # of the item, from the catalogue; 0 where unknown
+        ("genres", "u4"),  # from here to runtime_min: of the item, from the catalogue; 0: unknown
+        ("language", "u4"),  # hash
+        ("cast", "u4", (N_CAST,)),  # hashes of those named first
+        ("series", "u4"),  # hash; 0: a film
+        ("episode", "u4"),  # season * 1000 + episode
+        ("year", "i2"),
+        ("runtime_min", "u2"),
         ("region", "u4"),
         ("key_hash", "u4"),  # of the account: which partition it belongs to
         ("watch_position_s", "f4"),
@@ -44,7 +52,6 @@ EVENT = np.dtype(
         ("rating", "f4"),  # 0..10, or NO_RATING
         ("partition", "i2"),
         ("slot", "i2"),  # place in the slate, or NO_SLOT
-        ("year", "i2"),  # of the item, from the catalogue; 0 where unknown
         ("type", "u1"),
         ("device", "u1"),
         ("page", "u1"),
@@ -91,6 +98,9 @@ class CatalogItem:
     certification: str = ""
     available_from_ms: int = 0
     removed: bool = False
+    series_id: str = ""  # empty: a film
+    season: int = 0
+    episode: int = 0
 
 
 @dataclass(frozen=True, slots=True)

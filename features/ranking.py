@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from features import item_row
 from features.compiled import Row, compiled
-from features.user_activity import SESSION_GAP_MS
+from features.user_sessions import SESSION_GAP_MS
 from features.viewing_state import N_TITLES
 from features.vocabulary import N_GENRES, EventType
 from features.windows import DAY_MS, HOUR_MS
@@ -108,7 +108,7 @@ def assemble(
     """Fills `out`, `(n_candidates, N_COLUMNS) float32`, for one viewer. Pure; about 0.2 us a row.
 
     `row` is the viewer's USER_ROW record; `history`, `(N_TITLES,)`, has the catalogue slots of
-    `row["viewing"]["items"]`, -1 for an unknown title. `candidates` are catalogue slots, `scores`
+    the titles in `row["viewing"]`, -1 for an unknown one. `candidates` are slots, `scores`
     `(n_candidates, N_SCORES)` what their sources said. By slot: `values` the mirror, `ranks`
     `(N_RANKS, n_items)`, `years` and `genres` (masks) of the catalogue. Ages are counted from
     `latest_year`, a constant of the bundle: replayed history keeps its ages whatever the clock.
@@ -203,18 +203,19 @@ def _fill_context(
 
 @compiled
 def _fill_counts(row: Row, now_ms: int, context: NDArray[np.float64]) -> None:
-    activity, viewing = row["activity"], row["viewing"]
+    activity, titles = row["activity"], row["viewing"]["titles"]
     events = 0
     for count in activity["totals"]:
         events += count
     context[0] = events - activity["totals"][EventType.IMPRESSION - 1]
     for k in range(N_TITLES):
-        if viewing["items"][k] == 0:
+        if titles[k]["item"] == 0:
             break
-        context[1] += now_ms - viewing["at_ms"][k] < DAY_MS
-        context[2] += now_ms - viewing["at_ms"][k] < 7 * DAY_MS
+        age_ms = now_ms - np.int64(titles[k]["at_s"]) * 1_000
+        context[1] += age_ms < DAY_MS
+        context[2] += age_ms < 7 * DAY_MS
     idle_ms = max(now_ms - activity["last_ms"], 0)
     context[3] = min(idle_ms / HOUR_MS, MOST_IDLE_HOURS)
-    context[4] = activity["session_events"] if idle_ms <= SESSION_GAP_MS else 0
+    context[4] = row["sessions"]["events"] if idle_ms <= SESSION_GAP_MS else 0
     ratings = activity["rating_count"]
-    context[5] = activity["rating_sum"] / ratings if ratings > 0 else 0.0
+    context[5] = activity["rating_sum_tenths"] / (10.0 * ratings) if ratings > 0 else 0.0

@@ -17,7 +17,9 @@ from features import (
     popularity,
     segment_popularity,
     user_activity,
+    user_habits,
     user_row,
+    user_sessions,
     user_taste,
     viewing_state,
 )
@@ -94,12 +96,22 @@ VIEWS = (
         (
             "user_activity",
             user_activity.COLUMNS,
-            "What a viewer did lately: counts over windows, session, ratings given.",
+            "What a viewer did lately: counts over windows, ratings given.",
+        ),
+        (
+            "user_sessions",
+            user_sessions.COLUMNS,
+            "What a viewer is doing now: the current session, its titles, watching and mode.",
+        ),
+        (
+            "user_habits",
+            user_habits.COLUMNS,
+            "How a viewer uses the service: hours, weekdays, devices, finishing, stage of life.",
         ),
         (
             "user_taste",
             user_taste.COLUMNS,
-            "What a viewer likes: genres and years, decayed over time.",
+            "What a viewer likes: genres, years, languages and cast, decayed over time.",
         ),
         (
             "viewing_state",

@@ -1,22 +1,29 @@
 """The record of a viewer: position, deduplication, and the feature groups in their order.
 
-The same bytes are the state of the flow, the value in Redis and what the server reads.
+The same bytes are the state of the flow, the value in Redis and what the server reads. What most
+events change lies in the first HEAD_BYTES: everything but the titles behind the first four and the
+fingerprints of older ones. An effect other than APPLIED says that the tail behind them is as it
+was, so that writing the head is enough.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features import user_activity, user_taste, viewing_state
+from features import user_activity, user_habits, user_sessions, user_taste, viewing_state
 from features.compiled import Row, Rows, compiled
 from features.events import DUPLICATE
 from features.user_activity import update as update_activity
 from features.user_activity import values as activity_values
+from features.user_habits import update as update_habits
+from features.user_habits import values as habits_values
+from features.user_sessions import update as update_sessions
+from features.user_sessions import values as sessions_values
 from features.user_taste import update as update_taste
 from features.user_taste import values as taste_values
 from features.viewing_state import update as update_viewing
 from features.viewing_state import values as viewing_values
 
-LAYOUT = 1
+LAYOUT = 2
 N_REMEMBERED = 32  # a second event with the id of one of a viewer's last 32 events has no effect
 
 USER_ROW = np.dtype(
@@ -29,20 +36,31 @@ USER_ROW = np.dtype(
         ("logged_at_ms", "i8"),  # when the log received that event
         ("remembered_events", "u8", (N_REMEMBERED,)),
         ("activity", user_activity.FIELDS),
+        ("sessions", user_sessions.FIELDS),
+        ("habits", user_habits.FIELDS),
         ("taste", user_taste.FIELDS),
-        ("viewing", viewing_state.FIELDS),
+        ("viewing", viewing_state.FIELDS),  # the last: the tail begins within its titles
     ],
     align=True,
 )
+HEAD_BYTES = USER_ROW.itemsize - viewing_state.FIELDS.itemsize + viewing_state.FRONT_BYTES
 
-COLUMNS = (*user_activity.COLUMNS, *user_taste.COLUMNS, *viewing_state.COLUMNS)
+COLUMNS = (
+    *user_activity.COLUMNS,
+    *user_sessions.COLUMNS,
+    *user_habits.COLUMNS,
+    *user_taste.COLUMNS,
+    *viewing_state.COLUMNS,
+)
 NAMES = tuple(name for name, *_ in COLUMNS)
 N_COLUMNS = len(COLUMNS)
-_TASTE_AT = len(user_activity.COLUMNS)
+_SESSIONS_AT = len(user_activity.COLUMNS)
+_HABITS_AT = _SESSIONS_AT + len(user_sessions.COLUMNS)
+_TASTE_AT = _HABITS_AT + len(user_habits.COLUMNS)
 _VIEWING_AT = _TASTE_AT + len(user_taste.COLUMNS)
 
-# What became of an event.
-REPLAYED, SEEN_BEFORE, APPLIED = 0, 1, 2
+# What became of an event; after any but APPLIED the tail of the row is as it was.
+REPLAYED, SEEN_BEFORE, APPLIED, APPLIED_HEAD = 0, 1, 2, 3
 
 
 def new_row() -> NDArray[np.void]:
@@ -58,7 +76,8 @@ def apply(row: Row, event: Row) -> int:
 
     REPLAYED: the row includes it already and stays as it is. SEEN_BEFORE: a second event with an id
     that the row remembers; only the position moves, and the event is flagged DUPLICATE. Either way
-    it must go on to its title's row, which decides by its own position.
+    it must go on to its title's row, which decides by its own position. APPLIED_HEAD: the event
+    counts, and no byte behind HEAD_BYTES has changed. APPLIED: the tail may have changed, too.
     """
     if row["partition"] == event["partition"] and event["offset"] <= row["offset"]:
         return REPLAYED
@@ -72,9 +91,10 @@ def apply(row: Row, event: Row) -> int:
     row["remembered_events"][row["next_remembered"]] = event["event"]
     row["next_remembered"] = (row["next_remembered"] + 1) % N_REMEMBERED
     update_activity(row["activity"], event)
+    update_sessions(row["sessions"], event)
+    update_habits(row["habits"], event)
     update_taste(row["taste"], event)
-    update_viewing(row["viewing"], event)
-    return APPLIED
+    return APPLIED if update_viewing(row["viewing"], event) else APPLIED_HEAD
 
 
 @compiled
@@ -92,6 +112,8 @@ def apply_all(
 @compiled
 def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
     """Writes all columns of a viewer into `out`, `(N_COLUMNS,) float32`. Pure."""
-    activity_values(row["activity"], now_ms, out[:_TASTE_AT])
+    activity_values(row["activity"], now_ms, out[:_SESSIONS_AT])
+    sessions_values(row["sessions"], now_ms, out[_SESSIONS_AT:_HABITS_AT])
+    habits_values(row["habits"], now_ms, out[_HABITS_AT:_TASTE_AT])
     taste_values(row["taste"], now_ms, out[_TASTE_AT:_VIEWING_AT])
     viewing_values(row["viewing"], now_ms, out[_VIEWING_AT:])

@@ -48,6 +48,7 @@ class Page(IntEnum):
 
 
 N_TYPES = 12  # counted types: column `type - 1`
+N_DEVICES = 5
 
 GENRES = (
     "Action", "Adventure", "Animation", "Children", "Comedy", "Crime", "Documentary", "Drama",

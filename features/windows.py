@@ -30,17 +30,38 @@ def ring_add(
     `counts` is `(n_buckets, n_columns)`, cleared bucket by bucket as time moves. A bucket that has
     left the ring is not counted. Counters stop at `most` instead of wrapping. O(buckets skipped).
     """
-    n_buckets = counts.shape[0]
-    if bucket > newest:
-        first = max(newest + 1, bucket - n_buckets + 1)
-        for passed in range(first, bucket + 1):
-            counts[passed % n_buckets, :] = 0
-        newest = bucket
-    if bucket > newest - n_buckets:
-        value = counts[bucket % n_buckets, column]
-        if value < most:
-            counts[bucket % n_buckets, column] = value + 1
+    newest = ring_advance(counts, newest, bucket)
+    ring_count(counts, newest, bucket, column, most)
     return newest
+
+
+@compiled
+def ring_advance(counts: NDArray[Any], newest: int, bucket: int) -> int:
+    """Clears the buckets between `newest` and a later `bucket`; returns the newest of the two."""
+    if bucket <= newest:
+        return newest
+    n_buckets = counts.shape[0]
+    if bucket - newest >= n_buckets:
+        counts[:] = 0
+    else:
+        for passed in range(newest + 1, bucket + 1):
+            counts[passed % n_buckets, :] = 0
+    return bucket
+
+
+@compiled
+def ring_count(counts: NDArray[Any], newest: int, bucket: int, column: int, most: int) -> None:
+    """Counts one event of `bucket`, not after `newest`, in `column`; one too old is left out."""
+    n_buckets = counts.shape[0]
+    if bucket > newest - n_buckets:
+        place = bucket % n_buckets
+        counts[place, column] = count_up(counts[place, column], most)
+
+
+@compiled
+def count_up(count: int, most: int) -> int:
+    """One more, but never more than `most`: counters stop at their limit instead of wrapping."""
+    return count + 1 if count < most else count
 
 
 @compiled

@@ -202,8 +202,8 @@ class Recommender:
 
     def _request(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
         row = USERS.empty if viewer.row is None else viewer.row
-        viewing = row["viewing"][0]
-        history = self._table.slots_of(viewing["items"])
+        titles = row["viewing"]["titles"][0]
+        history = self._table.slots_of(np.ascontiguousarray(titles["item"]))
         return Request(
             row,
             now_ms,
@@ -240,7 +240,7 @@ class Recommender:
 
     def _liked(self, request: Request) -> Slots:
         """The viewer's titles, newest first, without those that were rejected."""
-        states = request.row["viewing"]["states"][0]
+        states = request.row["viewing"]["titles"]["state"][0]
         liked: Slots = request.history[(request.history >= 0) & (states != REJECTED)]
         return liked
 

@@ -294,8 +294,8 @@ class UpdateEncoder:
 
 
 def _count_effects(effects: NDArray[np.uint8]) -> None:
-    counts = np.bincount(effects, minlength=3)
-    for effect, name in enumerate(("replayed", "duplicate", "applied")):
+    counts = np.bincount(effects, minlength=4)
+    for effect, name in enumerate(("replayed", "duplicate", "applied", "applied")):
         if counts[effect]:
             metrics.EVENTS.labels(name).inc(int(counts[effect]))
 

@@ -96,15 +96,22 @@ def one_event(draw: st.DrawFn) -> Events:
     kind = draw(st.sampled_from(list(EventType)[1:]))
     has_rating = kind == EventType.RATE or draw(st.booleans())
     at_ms = START_MS - draw(ages_ms)
+    item = draw(st.integers(1, 5))
     return event(
-        item=draw(st.integers(1, 5)),
+        item=item,
         type=kind,
         at_ms=at_ms,
         logged_at_ms=max(at_ms, START_MS),
         session=draw(st.integers(0, 2)),
         rating=draw(st.integers(0, 20)) / 2 if has_rating else NO_RATING,
         genres=draw(st.integers(0, 2**32 - 1)),
-        year=draw(st.sampled_from([0, 1950, 1999, 2020])),
+        year=draw(st.sampled_from([0, 1925, 1950, 1999, 2020])),
+        language=item % 4,
+        cast=(item, 10 + item, 20 + item) if item > 1 else 0,
+        series=item // 3,
+        episode=1_000 + item,
+        runtime_min=90 * (item % 2),
+        device=item % len(Device),
         watch_position_s=draw(st.integers(0, 6_000)),
         watch_duration_s=draw(st.sampled_from([0, 3_000, 6_000])),
     )

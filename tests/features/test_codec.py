@@ -34,6 +34,9 @@ catalog_items = st.builds(
     certification=texts,
     available_from_ms=st.integers(-(2**63), 2**63 - 1),
     removed=st.booleans(),
+    series_id=texts,
+    season=st.integers(0, 2**32 - 1),
+    episode=st.integers(0, 2**32 - 1),
 )
 
 

@@ -16,7 +16,7 @@ from features.events import EVENT, NO_RATING
 from features.global_rates import DEFAULT_PRIORS
 from features.ids import id_hashes, viewer_hash
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
-from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS, feature_version
+from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS, feature_version, view_named
 from features.store import ITEMS, USERS, Table
 from features.vocabulary import EventType
 from features.windows import DAY_MS
@@ -198,7 +198,7 @@ def test_without_a_list_of_features_a_read_brings_those_of_the_view(world: World
         world.store.config, view, [entity_key("user_id", USER_IDS[0])]
     )
     assert values is not None
-    assert list(values) == [column.name for column in VIEWS[2].columns]
+    assert list(values) == [column.name for column in view_named("viewing_state").columns]
     assert online.online_read(world.store.config, view, []) == []
     online.teardown()
 

@@ -36,7 +36,7 @@ class World:
         self.scores = rng.normal(0, 1, (40, N_SCORES)).astype(np.float32)
         made = [self._event(rng) for _ in range(n_events)]
         self.row = user_after(*sorted(made, key=lambda e: int(e["at_ms"][0])))
-        items = self.row["viewing"]["items"][0].astype(np.int64)
+        items = self.row["viewing"]["titles"]["item"][0].astype(np.int64)
         self.history = np.where((items == 0) | (items > N_ITEMS), -1, items - 1)
 
     def _event(self, rng: np.random.Generator) -> np.ndarray:
@@ -86,8 +86,8 @@ class World:
         return math.log1p(self.values[slot, item_row.NAMES.index("item_engaged_total")])
 
     def _of_viewer(self, now_ms: int) -> dict[str, float]:
-        activity, viewing = self.row["activity"][0], self.row["viewing"][0]
-        touched = viewing["at_ms"][viewing["items"] != 0]
+        activity, titles = self.row["activity"][0], self.row["viewing"]["titles"][0]
+        touched = titles["at_s"][titles["item"] != 0].astype(np.int64) * 1_000
         idle_ms = max(now_ms - int(activity["last_ms"]), 0)
         known = self._known()
         weights = np.array([0.93**k for k in range(len(known))])
@@ -101,10 +101,12 @@ class World:
             "viewer_titles_1d": float((now_ms - touched < DAY_MS).sum()),
             "viewer_titles_7d": float((now_ms - touched < 7 * DAY_MS).sum()),
             "viewer_idle_hours": min(idle_ms / HOUR_MS, 8_760.0),
-            "viewer_session_events": float(activity["session_events"])
+            "viewer_session_events": float(self.row["sessions"]["events"][0])
             if idle_ms <= 30 * 60_000
             else 0.0,
-            "viewer_rating_mean": float(activity["rating_sum"]) / ratings if ratings else 0.0,
+            "viewer_rating_mean": int(activity["rating_sum_tenths"]) / 10 / ratings
+            if ratings
+            else 0.0,
             "viewer_age_mean": mean,
             "viewer_age_deviation": math.sqrt(
                 max(float(np.average((ages - mean) ** 2, weights=weights)), 0.0)
@@ -179,7 +181,7 @@ def test_a_shift_of_all_times_changes_no_column(rng):
     for log, now_ms in ((events, START_MS + 5_000), (shifted, START_MS + shift_ms + 5_000)):
         world.row = user_after()
         apply_to_user(world.row, log)
-        items = world.row["viewing"]["items"][0].astype(np.int64)
+        items = world.row["viewing"]["titles"]["item"][0].astype(np.int64)
         world.history = np.where(items == 0, -1, items - 1)
         found.append(world.assembled(now_ms))
     assert (found[0] == found[1]).all()

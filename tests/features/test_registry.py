@@ -8,6 +8,8 @@ import pytest
 
 from features import item_row, registry, user_row
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS, feature_version, view_named
+from features.windows import DAY_MS
+from tests.clock import START_MS
 from tests.features.examples import item_values, user_values
 
 
@@ -37,14 +39,20 @@ def test_every_column_has_a_name_of_its_own_a_unit_and_a_description() -> None:
 
 
 def test_the_default_of_a_column_is_its_value_in_an_empty_row() -> None:
-    of_user, of_item = user_values(user_row.new_row()), item_values(item_row.new_row())
-    for column in (*USER_COLUMNS, *ITEM_COLUMNS):
-        value = {**of_user, **of_item}[column.name]
-        assert value == pytest.approx(column.default), column.name
+    of_item = item_values(item_row.new_row())
+    for column in ITEM_COLUMNS:
+        assert of_item[column.name] == pytest.approx(column.default), column.name
+
+
+@pytest.mark.parametrize("now_ms", [0, 1, DAY_MS, START_MS, START_MS + 4_000 * DAY_MS])
+def test_the_columns_of_an_empty_viewer_are_the_defaults_at_any_time(now_ms: int) -> None:
+    of_user = user_values(user_row.new_row(), now_ms)
+    for column in USER_COLUMNS:
+        assert of_user[column.name] == pytest.approx(column.default), column.name
 
 
 def test_an_unknown_view_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(KeyError, match="user_activity, user_taste, viewing_state, item_activity"):
+    with pytest.raises(KeyError, match="user_activity, user_sessions, user_habits, user_taste, "):
         view_named("weather")
 
 

@@ -5,13 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features import item_row, user_row, viewing_state
-from features.events import NO_RATING
-from features.user_activity import N_RECENT, SESSION_GAP_MS
-from features.user_row import APPLIED, N_REMEMBERED, REPLAYED, SEEN_BEFORE
-from features.user_taste import HALF_LIFE_MS
-from features.viewing_state import ABANDONED, IN_PROGRESS, REJECTED, SEEN, WATCHED
-from features.vocabulary import GENRES, EventType, genre_mask
+from features import item_row, user_activity, user_row, viewing_state
+from features.registry import USER_COLUMNS
+from features.user_activity import N_RECENT
+from features.user_row import (
+    APPLIED,
+    APPLIED_HEAD,
+    HEAD_BYTES,
+    N_REMEMBERED,
+    REPLAYED,
+    SEEN_BEFORE,
+    USER_ROW,
+)
+from features.vocabulary import EventType
 from features.windows import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.clock import START_MS
 from tests.features.examples import (
@@ -24,13 +30,15 @@ from tests.features.examples import (
     user_values,
 )
 
+COUNTED = {APPLIED, APPLIED_HEAD}
+
 # --- exactly once --------------------------------------------------------------------------------
 
 
 @given(logs(max_size=60), st.integers(0, 60))
 def test_a_replay_of_any_suffix_changes_nothing(events: Events, start: int) -> None:
     row = user_row.new_row()
-    assert apply_to_user(row, events) == [APPLIED] * len(events)
+    assert set(apply_to_user(row, events)) <= COUNTED
     before = row.tobytes()
     replayed = apply_to_user(row, events[start:])
     assert replayed == [REPLAYED] * len(events[start:])
@@ -42,7 +50,8 @@ def test_a_replay_after_a_crash_takes_only_what_is_missing(events: Events, crash
     row = user_row.new_row()
     apply_to_user(row, events[:crashed_at])
     effects = apply_to_user(row, events)
-    assert effects == [REPLAYED] * len(events[:crashed_at]) + [APPLIED] * len(events[crashed_at:])
+    assert effects[:crashed_at] == [REPLAYED] * len(events[:crashed_at])
+    assert set(effects[crashed_at:]) <= COUNTED
     assert row.tobytes() == user_after(events).tobytes()
 
 
@@ -58,8 +67,8 @@ def logs_with_duplicates(draw: st.DrawFn) -> Events:
 def test_only_the_first_of_an_event_id_has_an_effect(events: Events) -> None:
     row = user_row.new_row()
     _, firsts = np.unique(events["event"], return_index=True)
-    expected = [APPLIED if place in firsts else SEEN_BEFORE for place in range(len(events))]
-    assert apply_to_user(row, events) == expected
+    counted = [effect in COUNTED for effect in apply_to_user(row, events)]
+    assert counted == [place in firsts for place in range(len(events))]
     without = user_row.new_row()
     apply_to_user(without, events[np.sort(firsts)])
     without["offset"], without["logged_at_ms"] = row["offset"], row["logged_at_ms"]
@@ -91,13 +100,13 @@ def apply_to_both(row: Events, title: Events, events: Events) -> None:
 def test_a_duplicate_moves_the_position_of_the_row() -> None:
     row = user_row.new_row()
     original, again = event(offset=4, event=9), event(offset=6, event=9, logged_at_ms=START_MS + 5)
-    assert apply_to_user(row, np.concatenate([original, again])) == [APPLIED, SEEN_BEFORE]
+    assert apply_to_user(row, np.concatenate([original, again])) == [APPLIED_HEAD, SEEN_BEFORE]
     assert (row["offset"][0], row["logged_at_ms"][0]) == (6, START_MS + 5)
     assert user_values(row)["user_events_total"] == 1
 
 
 @pytest.mark.parametrize(
-    ("n_between", "effect"), [(N_REMEMBERED - 1, SEEN_BEFORE), (N_REMEMBERED, APPLIED)]
+    ("n_between", "effect"), [(N_REMEMBERED - 1, SEEN_BEFORE), (N_REMEMBERED, APPLIED_HEAD)]
 )
 def test_an_event_id_is_remembered_for_a_stated_number_of_events(
     n_between: int, effect: int
@@ -123,19 +132,98 @@ def test_windows_count_what_is_recent_enough() -> None:
     ages_ms = (0, 20 * MINUTE_MS, 5 * HOUR_MS, 30 * HOUR_MS, 90 * DAY_MS)
     row = user_after(*(event(at_ms=START_MS - age) for age in reversed(ages_ms)))
     values = user_values(row)
-    assert values["user_clicks_5m"] == 1
-    assert values["user_clicks_1h"] == 2
-    assert values["user_clicks_24h"] == 3
+    for name in ("clicks", "events"):
+        counts = [values[f"user_{name}_{window}"] for window in ("5m", "1h", "24h", "7d")]
+        assert counts == [1, 2, 3, 4]
     assert values["user_events_total"] == 5
-    assert values["user_plays_24h"] == 0
+    assert values["user_plays_7d"] == 0
 
 
-def test_a_late_event_is_in_the_totals_alone_and_counted() -> None:
-    row = user_after(event(), event(at_ms=START_MS - 3 * DAY_MS))
-    assert row["activity"]["three_hours"].sum() == 1
+@pytest.mark.parametrize(
+    ("kind", "counted_as"),
+    [
+        ("IMPRESSION", {"impressions"}),
+        ("CLICK", {"events", "clicks"}),
+        ("PLAY", {"events", "plays"}),
+        ("PROGRESS", {"events"}),
+        ("COMPLETE", {"events", "completions"}),
+        ("RATE", {"events", "ratings"}),
+        ("LIKE", {"events"}),
+        ("SEARCH", {"events"}),
+    ],
+)
+def test_an_event_counts_as_its_kind_and_as_deliberate_unless_only_shown(
+    kind: str, counted_as: set[str]
+) -> None:
+    values = user_values(user_after(event(type=EventType[kind], rating=5.0)))
+    for name in user_activity.KINDS:
+        for window, _ in user_activity.WINDOWS:
+            assert values[f"user_{name}_{window}"] == (name in counted_as), (name, window)
+
+
+def test_a_late_event_counts_in_each_window_that_still_has_its_bucket() -> None:
+    values = user_values(user_after(event(), event(at_ms=START_MS - 2 * HOUR_MS)))
+    counts = [values[f"user_clicks_{window}"] for window in ("5m", "1h", "24h", "7d")]
+    assert counts == [1, 1, 2, 2]
+
+
+def test_an_event_older_than_every_window_is_in_the_totals_alone_and_counted_as_late() -> None:
+    row = user_after(event(), event(at_ms=START_MS - 8 * DAY_MS))
+    assert row["activity"]["days"].sum() == 2  # one event, as itself and as deliberate
     assert row["activity"]["late"][0] == 1
     assert user_values(row)["user_events_total"] == 2
     assert user_values(row)["user_idle_hours"] == 0
+
+
+IN_ANY_ORDER = ("minutes", "ten_minutes", "three_hours", "days", "totals", "first_ms", "last_ms")
+RATED_IN_ANY_ORDER = ("rating_count", "rating_sum_tenths", "rating_square_sum_tenths")
+
+
+@given(logs(max_size=40), st.randoms(use_true_random=False), st.integers(-DAY_MS, 9 * DAY_MS))
+def test_windows_totals_and_ratings_are_the_same_in_any_order(
+    events: Events, random: object, later_ms: int
+) -> None:
+    order = list(range(len(events)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    row, other = user_after(events), user_after(events[order])
+    for name in (*IN_ANY_ORDER, *RATED_IN_ANY_ORDER):
+        assert row["activity"][name].tolist() == other["activity"][name].tolist(), name
+    values = user_values(row, START_MS + later_ms)
+    for column in user_activity.COLUMNS:
+        assert user_values(other, START_MS + later_ms)[column[0]] == values[column[0]], column
+
+
+@given(logs(max_size=40), st.integers(0, 9 * DAY_MS))
+def test_windows_say_what_a_count_of_the_events_says(events: Events, later_ms: int) -> None:
+    now_ms = START_MS + later_ms
+    values = user_values(user_after(events), now_ms)
+    widths_ms = {
+        "5m": (MINUTE_MS, 5), "1h": (10 * MINUTE_MS, 6), "24h": (3 * HOUR_MS, 8), "7d": (DAY_MS, 7)
+    }  # fmt: skip
+    for window, (width_ms, n_buckets) in widths_ms.items():
+        buckets = events["at_ms"] // width_ms
+        newest = max(now_ms // width_ms, int(buckets.max()) if len(events) else 0)
+        kept = (buckets > newest - n_buckets) & (buckets > now_ms // width_ms - n_buckets)
+        clicks = kept & (events["type"] == EventType.CLICK)
+        deliberate = kept & (events["type"] != EventType.IMPRESSION)
+        assert values[f"user_clicks_{window}"] == clicks.sum()
+        assert values[f"user_events_{window}"] == deliberate.sum()
+
+
+def test_counters_stop_at_their_limit() -> None:
+    row = user_after(event())
+    activity, habits = row["activity"], row["habits"]
+    for name in ("minutes", "days"):
+        activity[name][activity[name] > 0] = 2**16 - 1
+    for counts, name in ((activity, "totals"), (activity, "late"), (habits, "engaged")):
+        counts[name] = 2**32 - 1
+    row["sessions"]["events"] = row["sessions"]["actions"] = 2**32 - 1
+    late = event(at_ms=START_MS - 8 * DAY_MS)
+    apply_to_user(row, log_of(event(), late, first_offset=1))
+    assert activity["minutes"].max() == activity["days"].max() == 2**16 - 1
+    assert activity["totals"][0].tolist() == [2**32 - 1] * 12
+    assert activity["late"][0] == habits["engaged"][0] == 2**32 - 1
+    assert row["sessions"]["events"][0] == row["sessions"]["actions"][0] == 2**32 - 1
 
 
 @given(logs(max_size=50))
@@ -154,220 +242,7 @@ def test_ratings_have_a_smoothed_mean_and_a_deviation() -> None:
     assert values["user_rating_deviation"] == pytest.approx(2.0)
 
 
-# --- sessions ------------------------------------------------------------------------------------
-
-
-def session_of(*events: Events) -> tuple[int, int, int]:
-    """Events, start and name of the session after some events."""
-    activity = user_after(*events)["activity"][0]
-    started = int(activity["session_started_ms"]) - START_MS
-    return int(activity["session_events"]), started, int(activity["session"])
-
-
-def at(minutes: float, session: int = 0) -> Events:
-    return event(at_ms=START_MS + int(minutes * MINUTE_MS), session=session)
-
-
-def test_events_within_half_an_hour_of_each_other_are_one_session() -> None:
-    assert session_of(at(0), at(30), at(60)) == (3, 0, 0)
-
-
-def test_a_session_ends_after_half_an_idle_hour() -> None:
-    later = event(at_ms=START_MS + SESSION_GAP_MS + 1)
-    assert session_of(at(0), at(0), later) == (1, SESSION_GAP_MS + 1, 0)
-
-
-def test_a_session_ends_when_the_producer_names_another() -> None:
-    assert session_of(at(0, 5), at(1, 5), at(2, 6)) == (1, 2 * MINUTE_MS, 6)
-
-
-def test_events_without_a_session_belong_to_the_current_one() -> None:
-    assert session_of(at(0, 5), at(1), at(2, 5)) == (3, 0, 5)
-
-
-def test_a_late_event_of_an_earlier_session_starts_none() -> None:
-    assert session_of(at(0, 5), at(10, 6), at(9, 5)) == (2, 10 * MINUTE_MS, 6)
-
-
-def test_session_values_are_zero_once_the_session_is_over() -> None:
-    row = user_after(at(0), at(10))
-    during = user_values(row, START_MS + 20 * MINUTE_MS)
-    after = user_values(row, START_MS + 41 * MINUTE_MS)
-    assert (during["user_session_events"], during["user_session_minutes"]) == (2, 10)
-    assert (after["user_session_events"], after["user_session_minutes"]) == (0, 0)
-
-
-# --- taste ---------------------------------------------------------------------------------------
-
-DRAMA, WAR = genre_mask(["Drama"]), genre_mask(["War"])
-
-
-def test_what_is_watched_is_liked_and_what_is_disliked_is_not() -> None:
-    values = user_values(
-        user_after(
-            event(type=EventType.COMPLETE, genres=DRAMA),
-            event(type=EventType.DISLIKE, genres=WAR),
-        )
-    )
-    assert values["user_taste_drama"] == pytest.approx(1 / 3)
-    assert values["user_taste_war"] == pytest.approx(-1 / 3)
-    assert values["user_taste_comedy"] == 0
-    assert values["user_taste_weight"] == 2
-
-
-@pytest.mark.parametrize(("rating", "weight"), [(10.0, 1.0), (5.0, 0.0), (0.0, -1.0), (7.5, 0.5)])
-def test_a_rating_says_how_much_it_is_liked(rating: float, weight: float) -> None:
-    row = user_after(event(type=EventType.RATE, rating=rating, genres=DRAMA))
-    assert row["taste"]["affinity"][0].sum() == pytest.approx(weight)
-
-
-def test_a_title_of_several_genres_speaks_for_each_a_little_less() -> None:
-    both = user_after(event(type=EventType.COMPLETE, genres=DRAMA | WAR))["taste"]["affinity"][0]
-    assert both[GENRES.index("Drama")] == both[GENRES.index("War")] == pytest.approx(0.5**0.5)
-
-
-def test_taste_halves_within_its_half_life() -> None:
-    like = event(type=EventType.COMPLETE, genres=DRAMA, at_ms=START_MS - HALF_LIFE_MS)
-    assert user_values(user_after(like))["user_taste_weight"] == pytest.approx(0.5)
-    row = user_after(like, event(type=EventType.COMPLETE, genres=WAR))
-    assert row["taste"]["affinity"][0][GENRES.index("Drama")] == pytest.approx(0.5)
-    assert row["taste"]["affinity"][0][GENRES.index("War")] == pytest.approx(1.0)
-
-
-def test_a_late_event_counts_with_the_weight_it_has_left() -> None:
-    early = event(type=EventType.COMPLETE, genres=DRAMA, year=1990, at_ms=START_MS - HALF_LIFE_MS)
-    recent = event(type=EventType.COMPLETE, genres=WAR, year=2010)
-    in_order, late = user_after(early, recent), user_after(recent, early)
-    for name, value in user_values(in_order).items():
-        if name.startswith(("user_taste", "user_year")):
-            assert user_values(late)[name] == pytest.approx(value, rel=1e-4), name
-
-
-def test_the_year_of_watched_titles_has_a_mean_and_a_spread() -> None:
-    seen = [event(type=EventType.COMPLETE, genres=DRAMA, year=year) for year in (1990, 2010)]
-    values = user_values(user_after(*seen))
-    assert values["user_year_mean"] == pytest.approx(2000)
-    assert values["user_year_deviation"] == pytest.approx(10)
-
-
-@given(logs(max_size=60))
-def test_affinities_stay_within_one_and_every_value_is_finite(events: Events) -> None:
-    values = user_values(user_after(events))
-    assert np.isfinite(list(values.values())).all()
-    for name in GENRES:
-        assert abs(values[f"user_taste_{name.lower().replace('-', '_')}"]) <= 1
-    assert 0 <= values["user_completion_share"] <= 1
-
-
-# --- where a viewer stands with a title ----------------------------------------------------------
-
-PLAY_LITTLE = {"type": EventType.PLAY, "watch_position_s": 60, "watch_duration_s": 6_000}
-PLAY_NEARLY_ALL = {"type": EventType.PROGRESS, "watch_position_s": 5_400, "watch_duration_s": 6_000}
-KINDS = {kind.name: {"type": kind} for kind in EventType}
-
-
-@pytest.mark.parametrize(
-    ("happened", "state"),
-    [
-        ([KINDS["CLICK"]], SEEN),
-        ([KINDS["ADD"]], SEEN),
-        ([KINDS["SKIP"]], SEEN),
-        ([PLAY_LITTLE], IN_PROGRESS),
-        ([KINDS["PLAY"]], IN_PROGRESS),
-        ([PLAY_NEARLY_ALL], WATCHED),
-        ([KINDS["COMPLETE"]], WATCHED),
-        ([{"type": EventType.RATE, "rating": 3.0}], WATCHED),
-        ([KINDS["DISLIKE"]], REJECTED),
-        ([PLAY_LITTLE, KINDS["SKIP"]], ABANDONED),
-        ([PLAY_LITTLE, KINDS["SKIP"], PLAY_LITTLE], IN_PROGRESS),
-        ([PLAY_LITTLE, KINDS["CLICK"]], IN_PROGRESS),
-        ([KINDS["COMPLETE"], PLAY_LITTLE], WATCHED),
-        ([KINDS["COMPLETE"], KINDS["SKIP"]], WATCHED),
-        ([KINDS["COMPLETE"], KINDS["CLICK"]], WATCHED),
-        ([KINDS["COMPLETE"], KINDS["DISLIKE"]], REJECTED),
-        ([KINDS["DISLIKE"], KINDS["CLICK"]], REJECTED),
-        ([KINDS["DISLIKE"], KINDS["COMPLETE"]], WATCHED),
-    ],
-)
-def test_events_move_a_title_from_state_to_state(happened: list[dict], state: int) -> None:
-    viewing = user_after(*(event(item=9, **fields) for fields in happened))["viewing"][0]
-    assert viewing["items"][0] == 9
-    assert viewing["states"][0] == state
-    assert viewing_state.is_done_with(viewing, np.uint64(9)) == (state in (WATCHED, REJECTED))
-
-
-@pytest.mark.parametrize("kind", [EventType.IMPRESSION, EventType.SEARCH])
-def test_what_was_only_shown_or_searched_is_not_in_the_table(kind: EventType) -> None:
-    viewing = user_after(event(item=9, type=kind))["viewing"][0]
-    assert viewing_state.find(viewing, np.uint64(9)) == -1
-
-
-@given(logs(max_size=40))
-def test_the_title_touched_last_stands_in_front_and_each_title_once(events: Events) -> None:
-    items = user_after(events)["viewing"]["items"][0]
-    touched = events[~np.isin(events["type"], [EventType.IMPRESSION, EventType.SEARCH])]["item"]
-    expected = list(dict.fromkeys(touched[::-1].tolist()))
-    assert items[items != 0].tolist() == expected
-
-
-@pytest.mark.parametrize("tenths", range(101))
-def test_a_rating_is_kept_to_its_tenth(tenths: int) -> None:
-    row = user_after(event(type=EventType.RATE, rating=tenths / 10))
-    assert row["viewing"]["ratings"][0, 0] == tenths + 1
-
-
-def test_a_title_without_a_rating_has_none() -> None:
-    row = user_after(event(type=EventType.CLICK, rating=NO_RATING))
-    assert row["viewing"]["ratings"][0, 0] == 0
-
-
-def watched_titles(first: int, count: int) -> list[Events]:
-    return [event(item=first + n, type=EventType.COMPLETE) for n in range(count)]
-
-
-def test_a_watched_title_that_left_the_table_is_still_done_with() -> None:
-    n_titles = viewing_state.N_TITLES + viewing_state.N_FINGERPRINTS
-    viewing = user_after(*watched_titles(10, n_titles))["viewing"][0]
-    assert viewing_state.find(viewing, np.uint64(10)) == -1
-    done = [viewing_state.is_done_with(viewing, np.uint64(10 + n)) for n in range(n_titles)]
-    assert all(done)
-    assert not viewing_state.is_done_with(viewing, np.uint64(9))
-
-
-def test_the_oldest_of_very_many_watched_titles_is_forgotten() -> None:
-    n_titles = viewing_state.N_TITLES + viewing_state.N_FINGERPRINTS + 1
-    viewing = user_after(*watched_titles(10, n_titles))["viewing"][0]
-    assert not viewing_state.is_done_with(viewing, np.uint64(10))
-    assert viewing_state.is_done_with(viewing, np.uint64(11))
-
-
-def test_a_title_that_was_only_seen_leaves_no_trace_when_it_leaves_the_table() -> None:
-    others = watched_titles(10, viewing_state.N_TITLES)
-    viewing = user_after(event(item=9, type=EventType.CLICK), *others)["viewing"][0]
-    assert not viewing_state.is_done_with(viewing, np.uint64(9))
-
-
-def test_a_watched_title_that_comes_back_into_the_table_is_still_done_with() -> None:
-    left = watched_titles(10, viewing_state.N_TITLES + 1)
-    viewing = user_after(*left, event(item=10, type=EventType.CLICK))["viewing"][0]
-    assert viewing_state.find(viewing, np.uint64(10)) == 0
-    assert viewing_state.is_done_with(viewing, np.uint64(10))
-
-
-def test_shares_of_titles_are_counted_by_state() -> None:
-    values = user_values(
-        user_after(
-            event(item=1, **KINDS["COMPLETE"]),
-            event(item=2, **PLAY_LITTLE),
-            event(item=3, **PLAY_LITTLE),
-            event(item=3, **KINDS["SKIP"]),
-            event(item=4, **KINDS["CLICK"]),
-        )
-    )
-    assert values["user_titles_watched"] == 1
-    assert values["user_titles_in_progress"] == 1
-    assert values["user_titles_abandoned"] == 1
-    assert values["user_completion_share"] == pytest.approx(1 / 3)
+# --- the whole row -------------------------------------------------------------------------------
 
 
 @given(logs())
@@ -376,3 +251,62 @@ def test_values_change_nothing(events: Events) -> None:
     before = row.tobytes()
     user_values(row)
     assert row.tobytes() == before
+
+
+@given(logs(max_size=60))
+def test_every_value_is_finite_and_shares_stay_within_one(events: Events) -> None:
+    for now_ms in (START_MS, START_MS + 50 * DAY_MS):
+        values = user_values(user_after(events), now_ms)
+        assert np.isfinite(list(values.values())).all()
+        for column in USER_COLUMNS:
+            low, high = {"0..1": (0, 1), "0/1": (0, 1), "-1..1": (-1, 1)}.get(
+                column.unit, (0, np.inf)
+            )
+            assert low <= values[column.name] <= high, column.name
+
+
+@given(logs(max_size=60))
+def test_the_same_log_gives_the_same_bytes(events: Events) -> None:
+    assert user_after(events).tobytes() == user_after(events.copy()).tobytes()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 250))
+def test_after_any_effect_but_applied_the_tail_of_the_row_is_as_it_was(
+    seed: int, n_titles: int, n_ids: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    events = np.repeat(event(), 120)
+    events["type"] = rng.integers(1, len(EventType), len(events))
+    events["item"] = rng.integers(1, n_titles + 1, len(events))
+    events["at_ms"] -= rng.integers(0, DAY_MS, len(events))
+    events["rating"] = rng.integers(-1, 11, len(events))
+    events["watch_position_s"] = rng.integers(0, 6_000, len(events))
+    events["runtime_min"] = 100
+    events["event"] = rng.integers(1, n_ids + 1, len(events))  # with duplicates
+    events["offset"] = np.arange(len(events)) - rng.integers(0, 2, len(events))  # and replays
+    row = user_row.new_row()
+    for k in range(len(events)):
+        before = row.tobytes()[HEAD_BYTES:]
+        (effect,) = apply_to_user(row, events[k : k + 1])
+        if effect != APPLIED:
+            assert row.tobytes()[HEAD_BYTES:] == before
+
+
+def test_what_happens_to_the_first_four_titles_leaves_the_tail_alone() -> None:
+    row = user_after(*(event(item=item) for item in range(1, 10)))
+    next_ = len(row["activity"]["recent_items"][0])
+    for offset, (item, kind) in enumerate(
+        [(6, "PROGRESS"), (9, "RATE"), (3, "IMPRESSION"), (77, "IMPRESSION"), (77, "SEARCH")]
+    ):
+        made = event(item=item, type=EventType[kind], rating=5.0, offset=next_ + offset)
+        assert apply_to_user(row, made) == [APPLIED_HEAD]
+    assert apply_to_user(row, event(item=5, offset=100)) == [APPLIED]  # from behind them
+    assert apply_to_user(row, event(item=88, offset=101)) == [APPLIED]  # pushes one across
+
+
+def test_the_head_is_what_most_writes_need() -> None:
+    titles_at = USER_ROW.fields["viewing"][1]
+    assert titles_at + viewing_state.N_FRONT * viewing_state.TITLE.itemsize == HEAD_BYTES
+    assert HEAD_BYTES % 8 == 0
+    assert HEAD_BYTES <= 1_700
+    assert USER_ROW.itemsize <= 2_700

@@ -100,7 +100,10 @@ def read_golden() -> Golden:
     """The committed log."""
     found = json.loads((FOLDER / "interactions.json").read_text())
     return Golden(
-        [CatalogItem(**{**title, "genres": tuple(title["genres"])}) for title in found["titles"]],
+        [
+            CatalogItem(**{**title, "genres": tuple(title["genres"]), "cast": tuple(title["cast"])})
+            for title in found["titles"]
+        ],
         [
             Interaction(
                 **{

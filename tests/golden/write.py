@@ -18,13 +18,24 @@ DAY_MS = 86_400_000
 
 
 def titles() -> list[CatalogItem]:
-    """Titles of every genre over fifty years."""
-    return [
-        CatalogItem(
-            f"g{k}", f"Golden {k}", 1970 + 2 * k, (GENRES[k % 19], GENRES[(k * 5 + 1) % 19])
-        )
-        for k in range(N_TITLES)
-    ]
+    """Titles of every genre over a century, films and three series, in several languages."""
+    return [_title(k) for k in range(N_TITLES)]
+
+
+def _title(k: int) -> CatalogItem:
+    is_episode = k % 3 == 0
+    return CatalogItem(
+        f"g{k}",
+        f"Golden {k}",
+        1924 + 4 * k,
+        (GENRES[k % 19], GENRES[(k * 5 + 1) % 19]),
+        cast=tuple(f"Player {n}" for n in (k % 4, 4 + k % 7, 11 + k % 5)[: 1 + k % 3]),
+        runtime_min=100,
+        language=("en", "de", "fr", "ja", "hi", "es", "ko", "pt")[k % 8],
+        series_id=f"series {k // 9}" if is_episode else "",
+        season=1 if is_episode else 0,
+        episode=1 + k // 3 % 3 if is_episode else 0,
+    )
 
 
 def interactions() -> list[Interaction]:

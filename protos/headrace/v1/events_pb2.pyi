@@ -159,7 +159,7 @@ class Impression(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[SlateSlot, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., feature_version: _Optional[str] = ..., included: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., n_candidates: _Optional[int] = ...) -> None: ...
 
 class CatalogItem(_message.Message):
-    __slots__ = ("item_id", "title", "year", "genres", "overview", "director", "cast", "runtime_min", "language", "certification", "available_from_ms", "removed")
+    __slots__ = ("item_id", "title", "year", "genres", "overview", "director", "cast", "runtime_min", "language", "certification", "available_from_ms", "removed", "series_id", "season", "episode")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     YEAR_FIELD_NUMBER: _ClassVar[int]
@@ -172,6 +172,9 @@ class CatalogItem(_message.Message):
     CERTIFICATION_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_FROM_MS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    SERIES_ID_FIELD_NUMBER: _ClassVar[int]
+    SEASON_FIELD_NUMBER: _ClassVar[int]
+    EPISODE_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     title: str
     year: int
@@ -184,4 +187,7 @@ class CatalogItem(_message.Message):
     certification: str
     available_from_ms: int
     removed: bool
-    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., year: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ..., overview: _Optional[str] = ..., director: _Optional[str] = ..., cast: _Optional[_Iterable[str]] = ..., runtime_min: _Optional[int] = ..., language: _Optional[str] = ..., certification: _Optional[str] = ..., available_from_ms: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...
+    series_id: str
+    season: int
+    episode: int
+    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., year: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ..., overview: _Optional[str] = ..., director: _Optional[str] = ..., cast: _Optional[_Iterable[str]] = ..., runtime_min: _Optional[int] = ..., language: _Optional[str] = ..., certification: _Optional[str] = ..., available_from_ms: _Optional[int] = ..., removed: _Optional[bool] = ..., series_id: _Optional[str] = ..., season: _Optional[int] = ..., episode: _Optional[int] = ...) -> None: ...
