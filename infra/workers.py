@@ -34,6 +34,7 @@ from infra.telemetry import READY, serve_metrics
 WATCH_EVERY_S = 0.2
 STOP_GRACE_S = 8.0  # less than what the owner of this process grants it
 SCRAPE_TIMEOUT_S = 1.0
+PANIC_S = 2.0  # the others notice a worker's end within that
 
 log = structlog.get_logger(__name__)
 
@@ -148,15 +149,20 @@ def _worker(settings: Settings, process: int, addresses: str, metrics_port: int)
 def watch(workers: list[ChildServer], stop: Event) -> None:
     """Returns when `stop` is set. Raises StartError when a worker has ended by itself."""
     while not stop.wait(WATCH_EVERY_S):
-        for worker in workers:
-            if not worker.is_alive():
-                status = worker.exit_status
-                for each in workers:
-                    each.kill()
-                raise StartError(
-                    f"{worker.name} has ended with status {status}, and all workers with it; "
-                    f"end of {worker.log_path}:\n{worker.log_tail()}"
-                )
+        if any(not worker.is_alive() for worker in workers):
+            end_with_error(workers)
+
+
+def end_with_error(workers: list[ChildServer]) -> None:
+    """Ends those that are left, and tells how each has ended and what the first failure was."""
+    deadline_s = time.monotonic() + PANIC_S
+    for worker in workers:
+        worker.wait(max(deadline_s - time.monotonic(), 0.0))
+        worker.kill()
+    ends = ", ".join(f"{worker.name} with status {worker.exit_status}" for worker in workers)
+    failures = [line for worker in workers for line in worker.log_tail().splitlines()]
+    failures = [line for line in failures if "step_failed" in line]
+    raise StartError(f"all workers have ended, {ends}; {next(iter(failures), 'none said why')}")
 
 
 def stop_all(workers: list[ChildServer]) -> None:

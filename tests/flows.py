@@ -60,8 +60,13 @@ class FeaturesSite:
     def topic(self, name: str) -> str:
         return self.prefix + name
 
+    @property
+    def metrics_url(self) -> str:
+        """Where the features process, or the owner of several, tells its metrics."""
+        return f"http://127.0.0.1:{self._port}/metrics"
+
     def process(self) -> ChildServer:
-        url = f"http://127.0.0.1:{self._port}/metrics"
+        url = self.metrics_url
         return ChildServer(
             "features",
             [sys.executable, "-m", "infra.cli", "stream", "features"],
