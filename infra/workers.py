@@ -1,7 +1,8 @@
 """The features flow in several processes of this machine: started, watched and ended together.
 
     run_workers --> worker 0 <--> worker 1 <--> ...    Bytewax's own cluster, over loopback
-         \\------------- metrics of all on one endpoint, each with the label `worker`
+         |
+         +-- metrics of all of them on one endpoint, each with the label `worker`
 
 A worker that ends takes the others along: events on their way between them are gone, so the whole
 flow resumes from the last commit. Whoever started this process starts it again.

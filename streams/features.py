@@ -102,7 +102,7 @@ class FlowParts:
         self.keys = shard_keys(self.n_workers)
 
     def settle_at_end(self) -> None:
-        """Settles when the flow ends because it was told to; after a failure nothing is waited for."""
+        """Settles when the flow was told to end; after a failure nothing is waited for."""
         if self.stop.is_set():
             self.settle()
 
@@ -136,7 +136,7 @@ def build_flow(parts: FlowParts) -> Dataflow:
 
 
 def _one_worker(parts: FlowParts, events: Stream[Any]) -> Stream[Any]:
-    """Rows of viewers travel behind the events through the title shard: one connection, in order."""
+    """Rows of viewers follow the events through the title shard: one connection, in order."""
     users = op.stateful_batch("update_user_rows", events, lambda _: UserShard(parts))
     routed = op.map("route_to_item_shards", users, drop_shard)
     titles = op.stateful_batch("update_item_rows", routed, lambda _: ItemShard(parts))

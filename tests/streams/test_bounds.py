@@ -1,4 +1,4 @@
-"""Memory is bounded by the settings, whoever comes: ids nobody has seen, and one who never stops."""
+"""Memory is bounded by the settings, whoever comes."""
 
 import os
 from threading import Event
@@ -78,6 +78,7 @@ def test_two_hundred_thousand_unseen_ids_take_no_more_memory_than_the_first(shar
 
 def test_rows_touched_within_two_epochs_are_refused_room_rather_than_lost(shards, rng):
     users, _ = shards
+    for offset in range(0, CAPACITY, BATCH):
+        users.on_batch([batch_at(offset, rng)])
     with pytest.raises(MemoryError, match="1024 rows of table 'u' are too few"):
-        for offset in range(0, 8 * BATCH, BATCH):
-            users.on_batch([batch_at(offset, rng)])
+        users.on_batch([batch_at(CAPACITY, rng)])

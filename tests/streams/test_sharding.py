@@ -39,7 +39,7 @@ class OneSource(FixedPartitionedSource):
     def list_parts(self):
         return ["0"]
 
-    def build_part(self, step_id, for_part, resume_state):
+    def build_part(self, *_):
         return Once(self._items)
 
 
@@ -58,7 +58,7 @@ class Places(DynamicSink):
         self.found = []
         self.lock = threading.Lock()
 
-    def build(self, step_id, worker_index, worker_count):
+    def build(self, step_id, worker_index, worker_count):  # noqa: ARG002
         return Place(self, worker_index)
 
 
