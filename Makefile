@@ -35,7 +35,10 @@ test: install lint types protos-check ## lint, types, then every test on real se
 	$(BIN)/python -m pytest -q
 
 test-fast: install ## the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -m 'not slow and not long'
+
+test-long: install ## the tests that take minutes: faults again and again
+	$(BIN)/python -m pytest -q -m long
 
 bench: install ## every benchmark, one after the other; JSON in benchmarks/out
 	$(BIN)/python -m benchmarks.freshness
@@ -65,4 +68,4 @@ format: install ## let ruff arrange the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo up down test test-fast bench lint types protos protos-check format
+.PHONY: help install demo up down test test-fast test-long bench lint types protos protos-check format

@@ -1,5 +1,6 @@
 """Composition: the one place that names concrete classes; everybody else is given them."""
 
+from collections.abc import Callable
 from threading import Event
 
 from bytewax.dataflow import Dataflow
@@ -16,7 +17,7 @@ from infra.telemetry import READY
 from streams.catalogue import TitleFollower
 from streams.features import FlowParts, Topics, build_flow
 from streams.row_writer import RowWriter
-from streams.runner import run_flow
+from streams.runner import ALONE, Cluster, run_flow
 from streams.warm_up import warm_up
 
 
@@ -25,8 +26,16 @@ def clock(kind: str) -> Clock:
     return StreamClock() if kind == "stream" else WallClock()
 
 
-def features_flow(settings: Settings, stop: Event) -> Dataflow:
-    """The features flow against the settings' log and store; `stop` ends it cleanly."""
+def features_flow(
+    settings: Settings,
+    stop: Event,
+    cluster: Cluster = ALONE,
+    at_end: list[Callable[[], None]] | None = None,
+) -> Dataflow:
+    """The features flow against the settings' log and store; `stop` ends it cleanly.
+
+    `at_end` receives what is left to do once every worker of the cluster has ended well.
+    """
     log = settings.kafka.log_config()
     prefix = settings.kafka.prefix
     partitions = partitions_of(log, prefix + topics.INTERACTIONS)
@@ -34,6 +43,11 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
         raise LogError(
             f"{prefix}{topics.INTERACTIONS} must have at most {MAX_PARTITIONS} partitions: "
             f"a title's row holds a position for each; it has {len(partitions)}"
+        )
+    if cluster.n_workers > len(partitions):
+        raise LogError(
+            f"{prefix}{topics.INTERACTIONS} has {len(partitions)} partitions: too few for "
+            f"{cluster.n_workers} workers, since each reads partitions of its own"
         )
     follower = TitleFollower(log, prefix + topics.CATALOG)
     writer = RowWriter(settings.redis.config(), stop.is_set)
@@ -66,16 +80,20 @@ def features_flow(settings: Settings, stop: Event) -> Dataflow:
             write_rows=writer.write,
             settle=writer.settle,
             stop=stop,
+            n_workers=cluster.n_workers,
+            worker=cluster.process,
+            at_end=[] if at_end is None else at_end,
         )
     )
 
 
-def run_features_flow(settings: Settings, stop: Event) -> None:
-    """Runs the features flow in this thread until `stop` is set or something breaks."""
+def run_features_flow(settings: Settings, stop: Event, cluster: Cluster = ALONE) -> None:
+    """Runs the features flow in this process until `stop` is set or something breaks."""
     warm_up()
-    flow = features_flow(settings, stop)
+    at_end: list[Callable[[], None]] = []
+    flow = features_flow(settings, stop, cluster, at_end)
     READY.set(1)
     try:
-        run_flow(flow, settings.stream.epoch_s)
+        run_flow(flow, settings.stream.epoch_s, cluster, at_end)
     finally:
         READY.set(0)

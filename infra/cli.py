@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -55,6 +56,7 @@ KNOWN_TROUBLES = {
     "offline.datasets": ("DatasetError",),
     "offline.train": ("TrainingError",),
     "pydantic": ("ValidationError",),
+    "streams.runner": ("WorkerError",),
     "redis": ("RedisError",),
     "confluent_kafka": ("KafkaException",),
 }
@@ -84,18 +86,51 @@ def is_known(error: Exception) -> bool:
 
 
 @stream_app.command("features")
-def stream_features() -> None:
-    """Runs the features flow: interactions to user rows, item rows and item updates."""
-    from infra.bootstrap import run_features_flow
-    from infra.telemetry import configure_logging, serve_metrics
+def stream_features(
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=16, help="processes to run, HEADRACE_STREAM__WORKERS")
+    ] = None,
+    process: Annotated[
+        int, typer.Option(min=0, help="which of --addresses this process is, from 0")
+    ] = 0,
+    addresses: Annotated[
+        str, typer.Option(help="host:port,... of all processes, where each is started by itself")
+    ] = "",
+) -> None:
+    """Runs the features flow: interactions to user rows, item rows and item updates.
 
-    configure_logging("features")
+    With --workers several processes of this machine share the work, and end together. Across
+    machines each process is started with its --process and the same --addresses.
+    """
+    from infra.telemetry import configure_logging
+
     settings = Settings()
-    serve_metrics(settings.metrics.host, settings.metrics.features_port)
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    run_features_flow(settings, stop)
+    configure_logging(f"features-{process}" if addresses else "features")
+    n_workers = settings.stream.workers if workers is None else workers
+    if not addresses and n_workers > 1:
+        from infra.workers import run_workers
+
+        run_workers(settings, n_workers, stop)
+        return
+    _run_features_worker(settings, stop, process, addresses)
+
+
+def _run_features_worker(settings: Settings, stop: Event, process: int, addresses: str) -> None:
+    from infra.bootstrap import run_features_flow
+    from infra.telemetry import serve_metrics
+    from infra.workers import holding_lock
+    from streams.runner import Cluster
+
+    try:
+        cluster = Cluster(tuple(filter(None, addresses.split(","))), process)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    serve_metrics(settings.metrics.host, settings.metrics.features_port)
+    with holding_lock(settings) if cluster.n_workers > 1 else nullcontext():
+        run_features_flow(settings, stop, cluster)
 
 
 @app.command()

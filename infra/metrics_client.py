@@ -29,7 +29,8 @@ class Metrics:
                 elif sample.name == "headrace_stream_lag":
                     found["lag"] += sample.value
                 elif sample.name == BUCKET:
-                    found[f"le={sample.labels['le']}"] = sample.value
+                    name = f"le={sample.labels['le']}"
+                    found[name] = found.get(name, 0.0) + sample.value  # of several workers
         return found
 
     def wait_until_applied(self, events: float, timeout_s: float = 120.0) -> None:

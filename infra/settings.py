@@ -56,6 +56,7 @@ class StreamSettings(Section):
     """The features flow."""
 
     group: str = Field("headrace-features", description="consumer group that commits offsets")
+    workers: int = Field(1, ge=1, le=16, description="processes; at most one a partition")
     user_rows: int = Field(262_144, ge=1_024, description="rows of users in memory, a worker")
     item_rows: int = Field(131_072, ge=1_024, description="rows of titles in memory, a worker")
     covisitation_rows: int = Field(

@@ -113,7 +113,8 @@ class Stack:
 
     def start_features(self) -> None:
         """Starts the features flow and waits until it reads."""
-        port = self._settings.metrics.features_port or free_port()
+        workers = self._settings.stream.workers
+        port = self._settings.metrics.features_port or free_port(1 + workers)
         self.addresses.metrics["features"] = self._metrics_url(port)
         environment = {"HEADRACE_METRICS__FEATURES_PORT": str(port)}
         self._start("features", ["stream", "features"], environment)

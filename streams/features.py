@@ -7,7 +7,8 @@
 A batch is what arrived while the last one was being written; there is no timer on the way. A shard
 owns the users of its partitions, or a share of the titles. All other rows (titles, co-visitation,
 segments, global rates) are written before those of users: whatever a user's row includes is in the
-others too, so after a crash the positions alone tell what is still to be done.
+others too, so after a crash the positions alone tell what is still to be done. With several workers
+`streams/write_order.py` sees to that.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,8 +36,19 @@ from features.store import ITEMS, USERS, Table
 from features.titles import TitleFacts
 from streams import metrics
 from streams.dead_letters import dead_letter
+from streams.failures import reported
 from streams.kafka import CallSink, KafkaSink, KafkaSource, OutRecord, Records
 from streams.partition_tables import PartitionTables
+from streams.sharding import shard_keys
+from streams.write_order import (
+    Answer,
+    AnsweringShard,
+    AskingShard,
+    Held,
+    ReleasedRows,
+    StoreFirst,
+    Tickets,
+)
 
 TABLE_NAMES = {"c": "covisitation", "s": "segment", "g": "global"}  # as metrics call them
 SWEEP_EVERY = timedelta(seconds=1)
@@ -82,10 +94,22 @@ class FlowParts:
     partition_rows: Callable[[Table], RowCache]  # of co-visitation, segments, global rates
     write_rows: Callable[[list[RowWrites]], None]
     settle: Callable[[], None]  # returns when every row written can be read
-    n_workers: int = 1
+    n_workers: int = 1  # processes of the flow, one worker in each
+    worker: int = 0  # the one of this process
     stop: Event = field(default_factory=Event)
     refresh_titles: Callable[[], None] = lambda: None
     priors: Callable[[], NDArray[np.float32]] = lambda: DEFAULT_PRIORS  # rates of genres, of now
+    at_end: list[Callable[[], None]] = field(default_factory=list)  # once every worker has ended
+    keys: tuple[str, ...] = field(init=False)  # of the shards, by worker
+    tickets: Tickets = field(default_factory=Tickets, init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = shard_keys(self.n_workers)
+
+    def settle_at_end(self) -> None:
+        """Settles when the flow was told to end; after a failure nothing is waited for."""
+        if self.stop.is_set():
+            self.settle()
 
 
 def build_flow(parts: FlowParts) -> Dataflow:
@@ -96,8 +120,11 @@ def build_flow(parts: FlowParts) -> Dataflow:
         parts.topics.interactions,
         parts.group,
         n_readers=parts.n_workers,
+        reader=parts.worker,
         stop=parts.stop,
         settle=parts.settle,
+        may_read=parts.tickets.have_room,
+        at_end=parts.at_end,
     )
     records = op.input("read_interactions", flow, source)
     decoded = op.flat_map("decode_records", records, Decoder(parts))
@@ -105,15 +132,46 @@ def build_flow(parts: FlowParts) -> Dataflow:
     split: BranchOut[OutRecord, Any] = op.branch("split_records_from_events", decoded, is_record)
     op.output("write_records", split.trues, KafkaSink(parts.log, durable=True))
 
-    users = op.stateful_batch("update_user_rows", split.falses, lambda _: UserShard(parts))
-    routed = op.map("route_to_item_shards", users, drop_shard)
-    titles = op.stateful_batch("update_item_rows", routed, lambda _: ItemShard(parts))
-    changes: Stream[Any] = op.map("gather_item_shards", titles, drop_shard)
+    changes = (_one_worker if parts.n_workers == 1 else _several_workers)(parts, split.falses)
     kinds: BranchOut[ItemUpdate, Any] = op.branch("split_updates_from_rows", changes, is_update)
-    op.output("write_rows", kinds.falses, CallSink(lambda: parts.write_rows))
+    op.output("write_rows", kinds.falses, CallSink(lambda: parts.write_rows, parts.settle_at_end))
     updates = op.map("encode_update", kinds.trues, UpdateEncoder(parts.topics.item_updates))
     op.output("write_item_updates", updates, KafkaSink(parts.log, durable=False))
     return flow
+
+
+def _one_worker(parts: FlowParts, events: Stream[Any]) -> Stream[Any]:
+    """Rows of viewers follow the events through the title shard: one connection, in order."""
+    users = op.stateful_batch("update_user_rows", events, lambda _: UserShard(parts))
+    routed = op.map("route_to_item_shards", users, drop_shard)
+    titles = op.stateful_batch("update_item_rows", routed, lambda _: ItemShard(parts))
+    return op.map("gather_item_shards", titles, drop_shard)
+
+
+def _several_workers(parts: FlowParts, events: Stream[Any]) -> Stream[Any]:
+    """Rows of viewers are held until each title shard has stored its own; see write_order."""
+    own_key = parts.keys[parts.worker]
+    users = op.stateful_batch(
+        "update_user_rows",
+        events,
+        lambda _: AskingShard(UserShard(parts), parts.worker, own_key, parts.tickets, is_rows),
+    )
+    routed = op.map("route_to_item_shards", users, drop_shard)
+    asked: BranchOut[Any, Any] = op.branch("split_rows_from_work", routed, is_held)
+    titles = op.stateful_batch(
+        "update_item_rows", asked.falses, lambda _: AnsweringShard(ItemShard(parts))
+    )
+    changes = op.map("gather_item_shards", titles, drop_shard)
+    store = StoreFirst(is_rows, parts.write_rows, parts.settle)
+    stored = op.flat_map_batch("write_item_rows", changes, store)
+    answered: BranchOut[Any, Any] = op.branch("split_answers_from_updates", stored, is_answer)
+    answers = op.map("route_answers", answered.trues, lambda it: (parts.keys[it.sender], it))
+    waiting = op.merge("gather_rows_and_answers", asked.trues, answers)
+    released = op.stateful_batch(
+        "release_user_rows", waiting, lambda _: ReleasedRows(parts.tickets)
+    )
+    rows = op.map("gather_user_rows", released, drop_shard)
+    return op.merge("gather_changes", rows, answered.falses)
 
 
 def drop_shard(keyed: Keyed) -> Any:
@@ -124,6 +182,21 @@ def drop_shard(keyed: Keyed) -> Any:
 def is_record(item: Keyed | OutRecord) -> TypeGuard[OutRecord]:
     """Whether this goes back to the log as it is: a dead letter, or a record to be moved."""
     return isinstance(item, OutRecord)
+
+
+def is_rows(change: Any) -> TypeGuard[RowWrites]:
+    """Whether these are rows for the store."""
+    return isinstance(change, RowWrites)
+
+
+def is_held(keyed: Keyed) -> bool:
+    """Whether these are rows of viewers that wait for those of titles."""
+    return isinstance(keyed[1], Held)
+
+
+def is_answer(change: Any) -> TypeGuard[Answer]:
+    """Whether this tells that titles' rows are stored."""
+    return isinstance(change, Answer)
 
 
 def is_update(change: ItemUpdate | RowWrites) -> TypeGuard[ItemUpdate]:
@@ -137,8 +210,12 @@ class Decoder:
     def __init__(self, parts: FlowParts) -> None:
         self._parts = parts
 
-    def __call__(self, records: Records) -> Iterator[Keyed | OutRecord]:
+    @reported
+    def __call__(self, records: Records) -> list[Keyed | OutRecord]:
         """Everything that a batch of records becomes."""
+        return list(self._decoded(records))
+
+    def _decoded(self, records: Records) -> Iterator[Keyed | OutRecord]:
         parts = self._parts
         parts.refresh_titles()
         decoded = decode_records(records)
@@ -154,11 +231,11 @@ class Decoder:
         metrics.CLAMPED.inc(int(np.count_nonzero(events["flags"] & CLAMPED)))
         metrics.BATCH.observe(len(records))
         if parts.n_workers == 1:
-            yield "0", events
+            yield parts.keys[0], events
             return
         shards = events["partition"] % parts.n_workers
         for shard in np.unique(shards):
-            yield str(shard), events[shards == shard]
+            yield parts.keys[shard], events[shards == shard]
 
     def _move(self, records: Records, events: Rows) -> Iterator[OutRecord]:
         """Writes records again where their user's partition is: order is kept within it alone."""
@@ -181,8 +258,10 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
     def __init__(self, parts: FlowParts) -> None:
         self._cache = parts.user_rows()
         self._tables = PartitionTables(parts.partition_rows)
-        self._n_workers = parts.n_workers
+        self._keys = parts.keys
+        self._own_key = parts.keys[parts.worker]
 
+    @reported
     def on_batch(self, values: list[Rows]) -> tuple[Iterable[Keyed], bool]:
         """Takes events in; first come the events for titles, then the changed rows."""
         events = values[0] if len(values) == 1 else np.concatenate(values)
@@ -194,18 +273,17 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         if len(changed):
             changes.append((USERS, self._cache.rows[changed]))
         out: list[Keyed] = list(self._by_item_shard(events))
-        shard = str(int(events["partition"][0]) % self._n_workers)
         logged_at_ms = int(events["logged_at_ms"].max())
-        out.extend((shard, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
+        out.extend((self._own_key, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
         return out, StatefulBatchLogic.RETAIN
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
-        if self._n_workers == 1:
-            yield "0", events
+        if len(self._keys) == 1:
+            yield self._own_key, events
             return
-        shards = events["item"] % np.uint64(self._n_workers)
+        shards = owners(events["item"], len(self._keys))
         for shard in np.unique(shards):
-            yield str(shard), events[shards == shard]
+            yield self._keys[shard], events[shards == shard]
 
     def snapshot(self) -> None:
         """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
@@ -226,8 +304,11 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         self._sent = np.full((len(self._cache.rows), item_row.N_COLUMNS), np.nan, np.float32)
         self._sweep_at = 0
         self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
-        self._cache.slots_of(parts.titles.ids()[: len(self._cache.rows) // 2])  # for the sweep
+        ids = parts.titles.ids()
+        ids = ids[owners(ids, parts.n_workers) == parts.worker]
+        self._cache.slots_of(ids[: len(self._cache.rows) // 2])  # for the sweep
 
+    @reported
     def on_batch(self, values: list[Any]) -> tuple[Iterable[Change], bool]:
         """Takes events in; passes other rows on behind those of the titles they touched."""
         out: list[Change] = []
@@ -291,6 +372,11 @@ class UpdateEncoder:
     def __call__(self, update: ItemUpdate) -> OutRecord:
         """One record."""
         return OutRecord(self._topic, None, encode_update(update))
+
+
+def owners(ids: NDArray[np.uint64], n_workers: int) -> NDArray[np.int64]:
+    """`(n,) int64`: the worker that owns the row of each title."""
+    return (ids % np.uint64(n_workers)).astype(np.int64)
 
 
 def _count_effects(effects: NDArray[np.uint8]) -> None:

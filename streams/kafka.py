@@ -4,6 +4,8 @@ The source takes whatever has arrived as one batch and never waits for more; it 
 group's committed offsets, which ordinary Kafka tools can read. The sink reports every failure.
 """
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +19,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from features.log import Headers, LogConfig, LogError, LogWriter, partitions_of
 from streams import metrics
+from streams.failures import reported
 
 MAX_BATCH = 2_000
 MAX_WRITE_BYTES = 2_000_000  # a dead letter holds a whole refused record and more
 LINGER_MS = 5  # of what nobody waits for: news for the mirrors; spares the broker small requests
 IDLE_POLL_S = 0.01  # the wait ends with the first record
+SHARED_POLL_S = 0.001  # nothing ends the wait when another worker sends this one something
 ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)  # a time to wake up that is always past
 
 log = structlog.get_logger(__name__)
@@ -43,9 +47,12 @@ class OutRecord:
 class KafkaSource(FixedPartitionedSource[Records, None]):
     """Batches of records of one topic, from the offsets that `group` committed.
 
-    The partitions are dealt out over `n_readers` readers (one for each worker), each with a single
-    consumer: several would cost a millisecond each when idle. An epoch's offsets are committed once
-    the epoch after it has ended, since by then every sink has taken what came before.
+    The partitions are dealt out over `n_readers` readers, one in the process of each worker, each
+    with a single consumer: several would cost a millisecond each when idle.
+
+    An epoch's offsets are committed once the epoch after it has ended, since by then every sink has
+    taken what came before, and `settle` has waited for the store. With several workers it is one
+    epoch more: by then each reader has settled, in its own process, what the sinks there had taken.
     """
 
     def __init__(
@@ -55,20 +62,27 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         group: str,
         *,
         n_readers: int = 1,
+        reader: int = 0,
         stop: Event,
         settle: Callable[[], None] = lambda: None,
+        may_read: Callable[[], bool] = lambda: True,
+        at_end: list[Callable[[], None]] | None = None,
     ) -> None:
         self._config = config
         self._topic = topic
         self._group = group
         self._n_readers = n_readers
+        self._reader = reader
         self._stop = stop
         self._settle = settle
+        self._may_read = may_read
+        self._at_end = at_end
 
     def list_parts(self) -> list[str]:
-        """The readers, by number."""
-        return [str(reader) for reader in range(self._n_readers)]
+        """The reader of this process: Bytewax gives a part to a worker that lists it."""
+        return [str(self._reader)]
 
+    @reported
     def build_part(
         self,
         step_id: str,  # noqa: ARG002 (Bytewax names it)
@@ -78,7 +92,17 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         """Opens one reader over its share of the partitions."""
         partitions = partitions_of(self._config, self._topic)
         mine = [p for p in partitions if p % self._n_readers == int(for_part)]
-        return KafkaReader(self._config, self._topic, self._group, mine, self._stop, self._settle)
+        return KafkaReader(
+            self._config,
+            self._topic,
+            self._group,
+            mine,
+            self._stop,
+            self._settle,
+            is_alone=self._n_readers == 1,
+            may_read=self._may_read,
+            at_end=self._at_end,
+        )
 
 
 class KafkaReader(StatefulSourcePartition[Records, None]):
@@ -92,10 +116,17 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         partitions: Sequence[int],
         stop: Event,
         settle: Callable[[], None],
+        *,
+        is_alone: bool = True,
+        may_read: Callable[[], bool] = lambda: True,
+        at_end: list[Callable[[], None]] | None = None,
     ) -> None:
         self._topic = topic
         self._stop = stop
         self._settle = settle
+        self._may_read = may_read
+        self._at_end = at_end
+        self._idle_poll_s = IDLE_POLL_S if is_alone else SHARED_POLL_S
         self._group = group
         self._consumer = Consumer(
             {
@@ -106,18 +137,23 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         )
         self._next = _starting_offsets(self._consumer, topic, partitions)
         self._consumer.assign([TopicPartition(topic, p, at) for p, at in self._next.items()])
-        self._ended: dict[int, int] = {}  # offsets at the end of the epoch before
+        # Offsets at the ends of the epochs before, oldest first.
+        self._ended: deque[dict[int, int]] = deque(maxlen=1 if is_alone else 2)
         self._was_told_to_stop = False
 
+    @reported
     def next_batch(self) -> list[Records]:
         """Everything that has arrived, as one item; waits a little for the first record only."""
         if self._stop.is_set():
             self._was_told_to_stop = True
             raise StopIteration
+        if not self._may_read():
+            time.sleep(self._idle_poll_s)  # until other workers have caught up
+            return []
         first = self._consumer.poll(0)
         if first is None:
             self._settle()  # nothing has come meanwhile: a good time to wait for the store
-            first = self._consumer.poll(IDLE_POLL_S)
+            first = self._consumer.poll(self._idle_poll_s)
         if first is None:
             return []
         records = [first, *self._consumer.consume(MAX_BATCH - 1, 0)]
@@ -130,22 +166,34 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         """At once: waiting is done in `poll`, where a record ends it."""
         return ALWAYS
 
+    @reported
     def snapshot(self) -> None:
-        """At the end of an epoch, commits what the epoch before had read: it is in the sinks."""
+        """At the end of an epoch, commits what an epoch before had read: it is in the store."""
         self._settle()
-        if self._ended:
-            offsets = [TopicPartition(self._topic, p, at) for p, at in self._ended.items()]
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-        self._ended = dict(self._next)
+        if len(self._ended) == self._ended.maxlen:
+            oldest = self._ended[0]
+            offsets = [TopicPartition(self._topic, p, at) for p, at in oldest.items()]
+            if offsets:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+        self._ended.append(dict(self._next))
         self._observe_lag()
 
     def close(self) -> None:
-        """Commits the rest when told to stop: then every sink has everything.
+        """Commits the rest when told to stop, once the flow has ended: then sinks have everything.
 
-        Bytewax closes its sources after a crash too; what a sink refused must not be committed.
+        Bytewax closes its sources before the last sink is done, and after a crash too; what a sink
+        refused must not be committed. So the last commit is left to whoever runs the flow, who
+        calls what is in `at_end`; without one it is made at once.
         """
-        if self._was_told_to_stop:
-            self._commit_rest()
+        if not self._was_told_to_stop:
+            self._consumer.close()
+        elif self._at_end is None:
+            self._finish()
+        else:
+            self._at_end.append(self._finish)
+
+    def _finish(self) -> None:
+        self._commit_rest()
         self._consumer.close()
 
     def _commit_rest(self) -> None:
@@ -221,6 +269,7 @@ class KafkaSinkPartition(StatelessSinkPartition[OutRecord]):
         self._writer = writer
         self._durable = durable
 
+    @reported
     def write_batch(self, items: list[OutRecord]) -> None:
         """Appends every record, and waits for the log when durable."""
         for record in items:
@@ -242,22 +291,33 @@ class KafkaSinkPartition(StatelessSinkPartition[OutRecord]):
 
 
 class CallSink(DynamicSink[Any]):
-    """Hands each batch of items to a function built for the worker."""
+    """Hands each batch of items to a function built for the worker; `finish` follows the last."""
 
-    def __init__(self, build: Callable[[], Callable[[list[Any]], None]]) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Callable[[list[Any]], None]],
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
         self._build = build
+        self._finish = finish
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "CallSinkPartition":  # noqa: ARG002
         """Builds the worker's function."""
-        return CallSinkPartition(self._build())
+        return CallSinkPartition(self._build(), self._finish)
 
 
 class CallSinkPartition(StatelessSinkPartition[Any]):
     """One worker's function."""
 
-    def __init__(self, write: Callable[[list[Any]], None]) -> None:
+    def __init__(self, write: Callable[[list[Any]], None], finish: Callable[[], None]) -> None:
         self._write = write
+        self._finish = finish
 
+    @reported
     def write_batch(self, items: list[Any]) -> None:
         """Calls the function."""
         self._write(items)
+
+    def close(self) -> None:
+        """Waits for the last of them, before any other worker can see that the flow has ended."""
+        self._finish()

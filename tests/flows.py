@@ -24,6 +24,7 @@ from tests.oracle import clean_replay, differences, stored
 
 N_ITEMS = 60
 REGIONS = ("", "DE", "US-CA")
+MAX_WORKERS = 4
 GENRES = ("Drama", "Comedy", "Action", "Horror")
 
 
@@ -43,6 +44,7 @@ class FeaturesSite:
     redis: RedisConfig
     prefix: str
     folder: Path
+    n_workers: int = 1  # of processes that are made from now on
 
     def __post_init__(self) -> None:
         topics.ensure_topics({"bootstrap.servers": self.log.bootstrap}, topics.topics(self.prefix))
@@ -54,13 +56,18 @@ class FeaturesSite:
             writer.append(self.topic("catalog"), item.item_id.encode(), encode_catalog_item(item))
         writer.flush()
         self.writer = writer
-        self._port = free_port()
+        self._port = free_port(1 + MAX_WORKERS)
 
     def topic(self, name: str) -> str:
         return self.prefix + name
 
+    @property
+    def metrics_url(self) -> str:
+        """Where the features process, or the owner of several, tells its metrics."""
+        return f"http://127.0.0.1:{self._port}/metrics"
+
     def process(self) -> ChildServer:
-        url = f"http://127.0.0.1:{self._port}/metrics"
+        url = self.metrics_url
         return ChildServer(
             "features",
             [sys.executable, "-m", "infra.cli", "stream", "features"],
@@ -73,6 +80,8 @@ class FeaturesSite:
                 "HEADRACE_REDIS__PREFIX": self.redis.prefix,
                 "HEADRACE_STREAM__GROUP": f"{self.prefix}features",
                 "HEADRACE_STREAM__EPOCH_S": "0.2",
+                "HEADRACE_STREAM__WORKERS": str(self.n_workers),
+                "HEADRACE_HOME": str(self.folder),
                 "HEADRACE_STREAM__USER_ROWS": "1024",
                 "HEADRACE_STREAM__ITEM_ROWS": "1024",
                 "HEADRACE_STREAM__COVISITATION_ROWS": "1024",
