@@ -27,6 +27,7 @@ class Table:
 
 USERS = Table("u", user_row.new_row())
 ITEMS = Table("i", item_row.new_row())
+TABLES = (ITEMS, USERS)  # in the order in which they are written
 
 
 class RowStore(Protocol):

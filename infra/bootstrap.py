@@ -1,21 +1,30 @@
 """Composition: the one place that names concrete classes; everybody else is given them."""
 
+import gc
+from collections.abc import Callable
 from threading import Event
 
+import structlog
 from bytewax.dataflow import Dataflow
 
 from features.clock import Clock, StreamClock, WallClock
 from features.item_row import MAX_PARTITIONS
 from features.log import LogError, partitions_of
-from features.store import ITEMS, USERS
+from features.store import ITEMS, TABLES, USERS
 from infra import topics
 from infra.settings import Settings
 from infra.telemetry import READY
 from streams.catalogue import TitleFollower
+from streams.erasures import LedgerFollower
 from streams.features import FlowParts, Topics, build_flow
+from streams.lease import Lease
+from streams.marker import RowsLostError
+from streams.preparation import Site, prepare_store
 from streams.row_writer import RowWriter
 from streams.runner import run_flow
 from streams.warm_up import warm_up
+
+log = structlog.get_logger(__name__)
 
 
 def clock(kind: str) -> Clock:
@@ -23,46 +32,94 @@ def clock(kind: str) -> Clock:
     return StreamClock() if kind == "stream" else WallClock()
 
 
-def features_flow(settings: Settings, stop: Event) -> Dataflow:
-    """The features flow against the settings' log and store; `stop` ends it cleanly."""
-    log = settings.kafka.log_config()
+def site_of(settings: Settings) -> Site:
+    """Where the rows of these settings are, and the log that they are rows of."""
+    topic = settings.kafka.prefix + topics.INTERACTIONS
+    group = settings.stream.group
+    return Site(settings.redis.config(), settings.kafka.log_config(), topic, group, TABLES)
+
+
+def features_flow(
+    settings: Settings, stop: Event, writer: RowWriter, check: Callable[[], None]
+) -> Dataflow:
+    """The features flow against the settings' log, with rows by way of `writer`.
+
+    `stop` ends it cleanly; `check` raises where it may not write any more.
+    """
+    kafka = settings.kafka.log_config()
     prefix = settings.kafka.prefix
-    partitions = partitions_of(log, prefix + topics.INTERACTIONS)
+    partitions = partitions_of(kafka, prefix + topics.INTERACTIONS)
     if len(partitions) > MAX_PARTITIONS:
         raise LogError(
             f"{prefix}{topics.INTERACTIONS} must have at most {MAX_PARTITIONS} partitions: "
             f"a title's row holds a position for each; it has {len(partitions)}"
         )
-    follower = TitleFollower(log, prefix + topics.CATALOG)
-    writer = RowWriter(settings.redis.config(), stop.is_set)
+    follower = TitleFollower(kafka, prefix + topics.CATALOG)
+    erasures = LedgerFollower(kafka, prefix + topics.ERASURES)
+
+    def refresh() -> None:
+        follower.refresh()
+        erasures.refresh()
+
+    def settle() -> None:
+        check()
+        writer.settle()
+
     return build_flow(
         FlowParts(
-            log=log,
+            log=kafka,
             topics=Topics(
                 prefix + topics.INTERACTIONS,
                 prefix + topics.ITEM_UPDATES,
                 prefix + topics.DEAD_LETTERS,
+                prefix + topics.ERASURES,
             ),
             group=settings.stream.group,
             n_partitions=len(partitions),
             titles=follower.titles,
-            refresh_titles=follower.refresh,
+            refresh_titles=refresh,
+            ledger=erasures.ledger,
             clock=clock(settings.stream.clock),
             user_rows=lambda: writer.cache(USERS, settings.stream.user_rows),
             item_rows=lambda: writer.cache(ITEMS, settings.stream.item_rows),
             write_rows=writer.write,
-            settle=writer.settle,
+            settle=settle,
             stop=stop,
         )
     )
 
 
 def run_features_flow(settings: Settings, stop: Event) -> None:
-    """Runs the features flow in this thread until `stop` is set or something breaks."""
+    """Runs the features flow in this thread until `stop` is set or something breaks.
+
+    When Redis has lost its rows, or somebody wants them built anew, the flow begins again at the
+    beginning of the log, in this process. Raises LeaseError where another one has the rows.
+    """
     warm_up()
-    flow = features_flow(settings, stop)
+    with Lease(settings.redis.config(), give_up=stop.is_set) as lease:
+        loss: RowsLostError | None = None
+        while True:
+            loss = _run_until_loss(settings, stop, lease, loss)
+            if loss is None:
+                return
+            gc.collect()  # the rows that the flow held
+
+
+def _run_until_loss(
+    settings: Settings, stop: Event, lease: Lease, loss: RowsLostError | None
+) -> RowsLostError | None:
+    """Prepares the store and runs the flow once; why it has to begin anew, None at its end."""
+    generation = prepare_store(site_of(settings), loss, give_up=stop.is_set)
+    writer = RowWriter(settings.redis.config(), stop.is_set, generation)
+    flow = features_flow(settings, stop, writer, lease.check)
     READY.set(1)
     try:
         run_flow(flow, settings.stream.epoch_s)
+    except RowsLostError as error:
+        log.error("rows_lost", reason=error.reason, kept=sorted(error.kept))
+        return error.with_traceback(None)
+    else:
+        return None
     finally:
         READY.set(0)
+        writer.abandon()

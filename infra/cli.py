@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -33,10 +34,12 @@ stream_app = typer.Typer(help="Dataflows from the log to served state.", no_args
 datasets_app = typer.Typer(help="Public datasets to replay and train on.", no_args_is_help=True)
 topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_help=True)
+user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(user_app, name="user")
 
 console = Console()
 errors = Console(stderr=True)
@@ -50,8 +53,11 @@ KNOWN_TROUBLES = {
     "features.bundle_format": ("BundleError",),
     "features.log": ("LogError",),
     "infra.embedded": ("StartError",),
+    "infra.rebuild": ("RebuildError",),
+    "infra.producers": ("EraseError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
+    "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.train": ("TrainingError",),
     "pydantic": ("ValidationError",),
@@ -68,7 +74,7 @@ def main() -> None:
         if not is_known(error):
             raise
         errors.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_status", 1))
 
 
 def is_known(error: Exception) -> bool:
@@ -309,6 +315,40 @@ def evaluate_replay(
 
 
 @app.command()
+def rebuild(
+    wait: Annotated[bool, typer.Option(help="return when all rows are there again")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Empties Redis of rows and has the features flow build them anew from the log.
+
+    Serving goes on meanwhile, with viewers and trends as far as they are rebuilt. Ends with 3 when
+    no features process runs: then its next start does it.
+    """
+    from infra.rebuild import NOBODY_RUNS
+    from infra.rebuild import rebuild as begin
+    from infra.running import connected
+
+    with _progress() as progress:
+        task = progress.add_task("events", total=None)
+        done = begin(
+            connected(Settings()),
+            wait=wait,
+            progress=lambda n, total: progress.update(task, completed=n, total=total),
+        )
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))  # noqa: T201 (the answer itself)
+    elif not done.has_process:
+        console.print("no features process runs: rows are built anew at its next start")
+    elif done.is_done:
+        console.print(
+            f"{done.events:,} events in {done.seconds:.1f} s: rows are as the log has them"
+        )
+    else:
+        console.print("asked for; the features process begins at once")
+    raise typer.Exit(0 if done.has_process else NOBODY_RUNS)
+
+
+@app.command()
 def send() -> None:
     """Sends interactions as JSON, one a line on standard input, straight into the log.
 
@@ -319,6 +359,19 @@ def send() -> None:
 
     for position in send_lines(connected(Settings()), sys.stdin.buffer):
         console.print(f"{position.topic}/{position.partition} at {position.offset}")
+
+
+@user_app.command("erase")
+def erase_user(
+    user_id: Annotated[str, typer.Argument(help="the account")],
+    profile: Annotated[str, typer.Option(help="a profile of it; empty: the account itself")] = "",
+) -> None:
+    """Has a viewer forgotten: the row is emptied, and no replay of the log fills it again."""
+    from infra.producers import erase_user as erase
+    from infra.running import connected
+
+    position = erase(connected(Settings()), user_id, profile)
+    console.print(f"forgotten from {position.topic}/{position.partition} at {position.offset} on")
 
 
 @datasets_app.command("get")

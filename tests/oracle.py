@@ -12,6 +12,7 @@ from features.log import LogConfig, read_to_end
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
 from features.store import ITEMS, USERS, Table
 from features.titles import TitleFacts
+from features.vocabulary import EventType
 
 
 def clean_replay(
@@ -30,6 +31,8 @@ def clean_replay(
         for event in events:
             user = users.setdefault(int(event["user"]), _fresh(USERS, event["user"]))
             user_row.apply(user[0], event)
+            if event["type"] == EventType.ERASE:
+                continue
             item = items.setdefault(int(event["item"]), _fresh(ITEMS, event["item"]))
             item_row.apply(item[0], event)
     return {"u": _sorted(users, USERS), "i": _sorted(items, ITEMS)}
