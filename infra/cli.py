@@ -53,6 +53,7 @@ KNOWN_TROUBLES = {
     "features.bundle_format": ("BundleError",),
     "features.log": ("LogError",),
     "infra.embedded": ("StartError",),
+    "infra.history": ("BackfillError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
     "infra.running": ("NotRunningError",),
@@ -346,6 +347,45 @@ def rebuild(
     else:
         console.print("asked for; the features process begins at once")
     raise typer.Exit(0 if done.has_process else NOBODY_RUNS)
+
+
+@app.command()
+def backfill(
+    from_: Annotated[str, typer.Option("--from", help="a dataset: history before the log")] = "",
+    archive: Annotated[Path | None, typer.Option(help="folder of the log's archive")] = None,
+    until: Annotated[str | None, typer.Option(help="date or time, ISO, UTC; not included")] = None,
+    replace: Annotated[bool, typer.Option(help="delete the rows that are there")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Builds all rows from history at full speed, then leaves the log to the features flow.
+
+    The features flow must not run meanwhile.
+    """
+    from infra.backfill import backfill_archive, backfill_dataset
+    from infra.producers import dataset as open_source
+    from infra.running import connected
+    from offline.datasets import Selection
+
+    if bool(from_) == (archive is not None):
+        raise typer.BadParameter("give --from DATASET or --archive FOLDER, one of the two")
+    settings, until_ms = connected(Settings()), _time_ms(until)
+    with _progress() as progress:
+        task = progress.add_task("events", total=None)
+
+        def tell(n: int, total: int) -> None:
+            progress.update(task, completed=n, total=total)
+
+        if archive is not None:
+            done = backfill_archive(settings, archive, until_ms, tell, replace=replace)
+        else:
+            source, chosen = open_source(settings, from_), Selection(until_ms=until_ms)
+            done = backfill_dataset(settings, source, chosen, tell, replace=replace)
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))  # noqa: T201 (the answer itself)
+        return
+    places = ", ".join(f"partition {p} at offset {at}" for p, at in sorted(done.handover.items()))
+    console.print(f"{done.events:,} events in {done.seconds:.1f} s ({done.events_per_s:,.0f}/s)")
+    console.print(f"handover: {places}")
 
 
 @app.command()
