@@ -14,10 +14,10 @@ import numpy as np
 from features.compiled import Rows
 from features.decode import decode_records
 from features.erasure import ErasureLedger
-from features.ids import key_hash
+from features.events import EVENT, NO_SLOT
+from features.ids import id_hashes, key_hash
 from features.titles import TitleFacts
-from infra.train import event_records
-from offline.datasets import Dataset, Selection
+from offline.datasets import Dataset, EventColumns, Selection
 
 BEFORE_THE_LOG = -1
 
@@ -55,8 +55,10 @@ class DatasetHistory:
         self.titles = TitleFacts(dataset.catalogue())
         self.handover = log_begins
         self._columns = dataset.columns(selection)
-        hashes = np.array([key_hash(user) for user in self._columns.user_ids], np.uint32)
-        self._key_hashes = hashes
+        self._users = id_hashes(self._columns.user_ids)
+        self._items = id_hashes(self._columns.item_ids)
+        hashes = [key_hash(user) for user in self._columns.user_ids]
+        self._key_hashes = np.array(hashes, np.uint32)
         self._n_partitions = n_partitions
 
     def __len__(self) -> int:
@@ -65,14 +67,25 @@ class DatasetHistory:
     def batches(self, size: int, ledger: ErasureLedger) -> Iterator[Rows]:
         """See History. Offsets rise from 0, and `settle` takes them back."""
         for start in range(0, len(self), size):
-            columns = self._columns.rows(start, start + size)
-            events = event_records(columns, self.titles)
-            events["key_hash"] = self._key_hashes[columns.user]
-            events["partition"] = events["key_hash"] % self._n_partitions
-            events["offset"] = BEFORE_THE_LOG
+            events = self._events(self._columns.rows(start, start + size))
             ledger.flag(events)
             events["offset"] = np.arange(start, start + len(events))
             yield events
+
+    def _events(self, columns: EventColumns) -> Rows:
+        events = np.zeros(len(columns), EVENT)
+        events["user"] = self._users[columns.user]
+        events["item"] = self._items[columns.item]
+        events["event"] = id_hashes(columns.event_ids())
+        for name in ("type", "at_ms", "rating", "watch_position_s", "watch_duration_s"):
+            events[name] = getattr(columns, name)
+        events["logged_at_ms"] = events["at_ms"]
+        events["slot"] = NO_SLOT
+        events["key_hash"] = self._key_hashes[columns.user]
+        events["partition"] = events["key_hash"] % self._n_partitions
+        events["offset"] = BEFORE_THE_LOG
+        self.titles.enrich(events)
+        return events
 
     def settle(self, rows: Rows) -> None:
         """Before the log: whatever it holds comes later."""

@@ -16,26 +16,44 @@ from features.vocabulary import EventType
 
 
 def clean_replay(
-    config: LogConfig, topic: str, titles: TitleFacts, n_partitions: int = 4
+    config: LogConfig,
+    topic: str,
+    titles: TitleFacts,
+    n_partitions: int = 4,
+    history: Rows | None = None,
 ) -> dict[str, Rows]:
-    """User rows and item rows ("u", "i") after every event of `topic`, sorted by id."""
+    """User rows and item rows ("u", "i") after every event of `topic`, sorted by id.
+
+    `history` are events from before the log; rows that have seen nothing else stand at -1.
+    """
     records = defaultdict(list)
     for record in read_to_end(config, topic):
         records[record.partition()].append(record)
     users: dict[int, Rows] = {}
     items: dict[int, Rows] = {}
+    if history is not None:
+        _apply(history, users, items)
+        for row in users.values():
+            row["offset"] = -1
+        for row in items.values():
+            row["offsets"] = -1
     for partition in sorted(records):
         events = decode_records(records[partition]).events
         events = events[events["key_hash"] % n_partitions == partition]
         titles.enrich(events)
-        for event in events:
-            user = users.setdefault(int(event["user"]), _fresh(USERS, event["user"]))
-            user_row.apply(user[0], event)
-            if event["type"] == EventType.ERASE:
-                continue
-            item = items.setdefault(int(event["item"]), _fresh(ITEMS, event["item"]))
-            item_row.apply(item[0], event)
+        _apply(events, users, items)
     return {"u": _sorted(users, USERS), "i": _sorted(items, ITEMS)}
+
+
+def _apply(events: Rows, users: dict[int, Rows], items: dict[int, Rows]) -> None:
+    """Takes events into rows, one after the other."""
+    for event in events:
+        user = users.setdefault(int(event["user"]), _fresh(USERS, event["user"]))
+        user_row.apply(user[0], event)
+        if event["type"] == EventType.ERASE:
+            continue
+        item = items.setdefault(int(event["item"]), _fresh(ITEMS, event["item"]))
+        item_row.apply(item[0], event)
 
 
 def _fresh(table: Table, id_: int) -> Rows:

@@ -131,13 +131,13 @@ def test_rows_of_another_log_are_not_built_upon(make_site, redis_url, rng):
 
 def test_a_second_process_over_the_same_rows_is_refused(make_site, redis_url):
     site = make_site(redis_url)
+    other = FeaturesSite(site.log, site.redis, site.prefix, site.folder / "other")
     with site.running() as first:
-        second = site.process()
-        with pytest.raises(StartError):
-            second.start()
-        assert second.wait(60) == 1
-        assert f"(process {first.pid}" in second.log_tail()
-        assert "holds these rows" in second.log_tail()
+        with pytest.raises(StartError), other.running():
+            pass
+        said = (other.folder / "features.log").read_text().splitlines()[-1]
+        assert said.startswith("error the features flow")
+        assert f"(process {first.pid} on" in said
         assert first.is_alive()
 
 
