@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from headrace.v1 import events_pb2
 
+from features.erasure import Erasure
 from features.events import CatalogItem, Interaction
 from features.vocabulary import Device, EventType, Page
 
@@ -140,6 +141,24 @@ def decode_catalog_item(value: bytes) -> CatalogItem:
         season=message.season,
         episode=message.episode,
     )
+
+
+def encode_erasure(erasure: Erasure) -> bytes:
+    """Protobuf bytes of an entry of the ledger of erasures, whose key is the viewer."""
+    return events_pb2.Erasure(
+        partition=erasure.partition, offset=erasure.offset, erased_at_ms=erasure.erased_at_ms
+    ).SerializeToString()
+
+
+def decode_erasure(key: bytes, value: bytes) -> Erasure:
+    """The entry in the key and the bytes of a record. Raises WireError."""
+    message = events_pb2.Erasure()
+    _parse(value, message, as_json=False)
+    try:
+        viewer = int(key, 16)
+    except ValueError as error:
+        raise WireError(f"key must be 16 hexadecimal digits; got {key[:32]!r}") from error
+    return Erasure(viewer, message.partition, message.offset, message.erased_at_ms)
 
 
 def _parse(value: bytes, message: Message, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from features.vocabulary import Device, EventType, Page
+from features.vocabulary import N_TYPES, Device, EventType, Page
 
 MAX_ID_BYTES: Final = 128
 MAX_REGION_BYTES: Final = 16
@@ -27,6 +27,7 @@ NO_SLOT: Final = -1
 # Flags of an event.
 CLAMPED: Final = 1  # its own time was absurd or too far in the future
 DUPLICATE: Final = 2  # its id has been seen: positions move, nothing else
+ERASED: Final = 4  # of a viewer who was erased later: titles alone learn from it
 
 EVENT = np.dtype(
     [
@@ -131,7 +132,8 @@ def problem_with(interaction: Interaction) -> str | None:
 
 
 def _problem_with_ids(interaction: Interaction) -> str | None:
-    for name in ("event_id", "user_id", "item_id"):
+    is_of_no_item = interaction.type == EventType.ERASE
+    for name in ("event_id", "user_id") if is_of_no_item else ("event_id", "user_id", "item_id"):
         if not getattr(interaction, name):
             return f"interaction.{name} is required; got an empty string"
     for name in ("event_id", "user_id", "item_id", "profile_id", "session_id", "request_id"):
@@ -151,10 +153,8 @@ def _problem_with_ids(interaction: Interaction) -> str | None:
 
 def _problem_with_type(interaction: Interaction) -> str | None:
     if interaction.type not in set(EventType) or interaction.type == EventType.UNSPECIFIED:
-        return (
-            "interaction.type must be one of "
-            f"{', '.join(t.name.lower() for t in list(EventType)[1:])}; got {int(interaction.type)}"
-        )
+        known = ", ".join(t.name.lower() for t in list(EventType)[1 : N_TYPES + 1])
+        return f"interaction.type must be one of {known}; got {int(interaction.type)}"
     if interaction.type == EventType.RATE and interaction.rating is None:
         return "interaction.rating is required for the type rate; got none"
     if interaction.device not in set(Device):

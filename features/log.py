@@ -25,6 +25,12 @@ class LogError(Exception):
     """The log refused or lost a record; the message says which topic and why."""
 
 
+class OffsetGoneError(LogError):
+    """The log no longer has the event to go on with; going on elsewhere would skip some."""
+
+    exit_status = 3  # of the process: starting it again changes nothing
+
+
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     """How to reach the log. `options` are librdkafka properties (SASL, TLS), passed through."""

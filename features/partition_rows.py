@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from features.compiled import Row, Rows, compiled
 from features.covisitation import N_PARTNERS, put_covisits
-from features.user_activity import N_RECENT, SESSION_GAP_MS
+from features.user_activity import N_RECENT
 from features.user_row import APPLIED
 from features.user_row import apply as apply_to_viewer
+from features.user_sessions import SESSION_GAP_MS
 from features.vocabulary import EventType
 
 LOW_RATING = 5.0  # a rating below is no visit
@@ -46,8 +47,9 @@ def session_partners(row: Row, event: Row, out: NDArray[np.uint64]) -> int:
     count = 0
     later_ms = event["at_ms"]
     for back in range(1, N_RECENT + 1):
-        place = (activity["recent_next"] - back + N_RECENT) % N_RECENT
-        item, at_ms = activity["recent_items"][place], activity["recent_at_ms"][place]
+        place = (np.int64(activity["recent_next"]) - back + N_RECENT) % N_RECENT
+        item = activity["recent_items"][place]
+        at_ms = np.int64(activity["recent_at_s"][place]) * 1_000
         if item == 0 or abs(later_ms - at_ms) > SESSION_GAP_MS:
             break
         later_ms = at_ms

@@ -8,8 +8,10 @@ No row becomes a Python object on the way out.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
+import hiredis
 import numpy as np
 import redis
 import redis.asyncio
@@ -27,7 +29,6 @@ MAX_JOINED_BYTES: Final = 131_072
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.02, 1.0
 HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 HEX_DIGITS: Final = 16
-PING: Final = b"*1\r\n$4\r\nPING\r\n"
 
 Command = list[Any]  # a command as it goes over the wire: bytes and memory views, in order
 
@@ -103,12 +104,16 @@ class RedisLink:
             self._drop()
             self.run(commands)
 
-    def ping(self) -> None:
-        """Finds out, without waiting for it, whether another Redis answers now."""
+    def ask(self, command: Command) -> tuple[Any] | None:
+        """The answer to one packed command; None at once where Redis is away.
+
+        Also the way to find out whether another Redis answers now.
+        """
         try:
-            self._exchange([[PING]])
+            return (self._exchange([command])[0],)
         except LOST:
             self._drop()
+            return None
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Sends packed commands, answers in order; waits for a Redis that is away.
@@ -163,6 +168,11 @@ class RedisLink:
             self._connection = None
 
 
+def packed(*words: bytes | str | int) -> Command:
+    """A command of some words as it goes over the wire."""
+    return [hiredis.pack_command(words)]
+
+
 class RedisRowStore:
     """The RowStore protocol over Redis: `MGET` and `MSET` of packed records."""
 
@@ -177,10 +187,17 @@ class RedisRowStore:
 
     def read(self, ids: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.bool_]]:
         """Rows of ids; see RowStore."""
-        records: list[bytes | None] = []
-        for answer in self._link.run([self._frames.mget(part) for part in parts(ids)]):
-            records.extend(answer)
-        return rows_of(records, ids, self.table)
+        return self.rows_in(self._link.run(self.read_commands(ids)), ids)
+
+    def read_commands(self, ids: NDArray[np.uint64]) -> list[Command]:
+        """Commands whose answers are the rows of ids."""
+        return [self._frames.mget(part) for part in parts(ids)]
+
+    def rows_in(
+        self, answers: Sequence[Any], ids: NDArray[np.uint64]
+    ) -> tuple[Rows, NDArray[np.bool_]]:
+        """The rows in the answers to `read_commands(ids)`, as `read` returns them."""
+        return rows_of(list(chain.from_iterable(answers)), ids, self.table)
 
     def write(self, rows: Rows) -> None:
         """Stores rows; see RowStore."""

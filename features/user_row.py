@@ -7,11 +7,12 @@ was, so that writing the head is enough.
 """
 
 import numpy as np
+from numba import literal_unroll
 from numpy.typing import NDArray
 
 from features import user_activity, user_habits, user_sessions, user_taste, viewing_state
 from features.compiled import Row, Rows, compiled
-from features.events import DUPLICATE
+from features.events import DUPLICATE, ERASED
 from features.user_activity import update as update_activity
 from features.user_activity import values as activity_values
 from features.user_habits import update as update_habits
@@ -22,6 +23,7 @@ from features.user_taste import update as update_taste
 from features.user_taste import values as taste_values
 from features.viewing_state import update as update_viewing
 from features.viewing_state import values as viewing_values
+from features.vocabulary import EventType
 
 LAYOUT = 2
 N_REMEMBERED = 32  # a second event with the id of one of a viewer's last 32 events has no effect
@@ -70,6 +72,18 @@ def new_row() -> NDArray[np.void]:
     return row
 
 
+_EMPTY = new_row()
+KEPT = ("layout", "partition", "id", "offset", "logged_at_ms")  # by an erasure
+_FORGOTTEN = tuple(name for name in USER_ROW.names or () if name not in KEPT)
+
+
+@compiled
+def erase(row: Row) -> None:
+    """Forgets the viewer: the row of one of whom nothing is known, at its place in the log."""
+    for name in literal_unroll(_FORGOTTEN):
+        row[name] = _EMPTY[0][name]
+
+
 @compiled
 def apply(row: Row, event: Row) -> int:
     """Takes one event in, exactly once; says what became of it.
@@ -78,18 +92,26 @@ def apply(row: Row, event: Row) -> int:
     that the row remembers; only the position moves, and the event is flagged DUPLICATE. Either way
     it must go on to its title's row, which decides by its own position. APPLIED_HEAD: the event
     counts, and no byte behind HEAD_BYTES has changed. APPLIED: the tail may have changed, too.
+
+    An event of the type ERASE empties the row. One that is flagged ERASED moves the position and is
+    remembered as seen until the erasure, for the sake of its title; the row learns nothing of it.
     """
     if row["partition"] == event["partition"] and event["offset"] <= row["offset"]:
         return REPLAYED
     row["partition"] = event["partition"]
     row["offset"] = event["offset"]
     row["logged_at_ms"] = event["logged_at_ms"]
+    if event["type"] == EventType.ERASE:
+        erase(row)
+        return APPLIED
     for remembered in row["remembered_events"]:
         if remembered == event["event"]:
             event["flags"] |= DUPLICATE
             return SEEN_BEFORE
     row["remembered_events"][row["next_remembered"]] = event["event"]
     row["next_remembered"] = (row["next_remembered"] + 1) % N_REMEMBERED
+    if event["flags"] & ERASED:
+        return APPLIED
     update_activity(row["activity"], event)
     update_sessions(row["sessions"], event)
     update_habits(row["habits"], event)

@@ -25,6 +25,7 @@ class EventType(IntEnum):
     ADD = 10
     SHARE = 11
     SEARCH = 12
+    ERASE = 13  # not a deed: the viewer is to be forgotten; never counted
 
 
 class Device(IntEnum):

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -34,10 +35,12 @@ stream_app = typer.Typer(help="Dataflows from the log to served state.", no_args
 datasets_app = typer.Typer(help="Public datasets to replay and train on.", no_args_is_help=True)
 topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_help=True)
+user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(user_app, name="user")
 
 console = Console()
 errors = Console(stderr=True)
@@ -51,8 +54,12 @@ KNOWN_TROUBLES = {
     "features.bundle_format": ("BundleError",),
     "features.log": ("LogError",),
     "infra.embedded": ("StartError",),
+    "infra.history": ("BackfillError",),
+    "infra.rebuild": ("RebuildError",),
+    "infra.producers": ("EraseError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
+    "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.train": ("TrainingError",),
     "pydantic": ("ValidationError",),
@@ -70,7 +77,7 @@ def main() -> None:
         if not is_known(error):
             raise
         errors.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_status", 1))
 
 
 def is_known(error: Exception) -> bool:
@@ -344,6 +351,79 @@ def evaluate_replay(
 
 
 @app.command()
+def rebuild(
+    wait: Annotated[bool, typer.Option(help="return when all rows are there again")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Empties Redis of rows and has the features flow build them anew from the log.
+
+    Serving goes on meanwhile, with viewers and trends as far as they are rebuilt. Ends with 3 when
+    no features process runs: then its next start does it.
+    """
+    from infra.rebuild import NOBODY_RUNS
+    from infra.rebuild import rebuild as begin
+    from infra.running import connected
+
+    with _progress() as progress:
+        task = progress.add_task("events", total=None)
+        done = begin(
+            connected(Settings()),
+            wait=wait,
+            progress=lambda n, total: progress.update(task, completed=n, total=total),
+        )
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))  # noqa: T201 (the answer itself)
+    elif not done.has_process:
+        console.print("no features process runs: rows are built anew at its next start")
+    elif done.is_done:
+        console.print(
+            f"{done.events:,} events in {done.seconds:.1f} s: rows are as the log has them"
+        )
+    else:
+        console.print("asked for; the features process begins at once")
+    raise typer.Exit(0 if done.has_process else NOBODY_RUNS)
+
+
+@app.command()
+def backfill(
+    from_: Annotated[str, typer.Option("--from", help="a dataset: history before the log")] = "",
+    archive: Annotated[Path | None, typer.Option(help="folder of the log's archive")] = None,
+    until: Annotated[str | None, typer.Option(help="date or time, ISO, UTC; not included")] = None,
+    replace: Annotated[bool, typer.Option(help="delete the rows that are there")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Builds all rows from history at full speed, then leaves the log to the features flow.
+
+    The features flow must not run meanwhile.
+    """
+    from infra.backfill import backfill_archive, backfill_dataset
+    from infra.producers import dataset as open_source
+    from infra.running import connected
+    from offline.datasets import Selection
+
+    if bool(from_) == (archive is not None):
+        raise typer.BadParameter("give --from DATASET or --archive FOLDER, one of the two")
+    settings, until_ms = connected(Settings()), _time_ms(until)
+    with _progress() as progress:
+        task = progress.add_task("events", total=None)
+
+        def tell(n: int, total: int) -> None:
+            progress.update(task, completed=n, total=total)
+
+        if archive is not None:
+            done = backfill_archive(settings, archive, until_ms, tell, replace=replace)
+        else:
+            source, chosen = open_source(settings, from_), Selection(until_ms=until_ms)
+            done = backfill_dataset(settings, source, chosen, tell, replace=replace)
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))  # noqa: T201 (the answer itself)
+        return
+    places = ", ".join(f"partition {p} at offset {at}" for p, at in sorted(done.handover.items()))
+    console.print(f"{done.events:,} events in {done.seconds:.1f} s ({done.events_per_s:,.0f}/s)")
+    console.print(f"handover: {places}")
+
+
+@app.command()
 def send() -> None:
     """Sends interactions as JSON, one a line on standard input, straight into the log.
 
@@ -354,6 +434,19 @@ def send() -> None:
 
     for position in send_lines(connected(Settings()), sys.stdin.buffer):
         console.print(f"{position.topic}/{position.partition} at {position.offset}")
+
+
+@user_app.command("erase")
+def erase_user(
+    user_id: Annotated[str, typer.Argument(help="the account")],
+    profile: Annotated[str, typer.Option(help="a profile of it; empty: the account itself")] = "",
+) -> None:
+    """Has a viewer forgotten: the row is emptied, and no replay of the log fills it again."""
+    from infra.producers import erase_user as erase
+    from infra.running import connected
+
+    position = erase(connected(Settings()), user_id, profile)
+    console.print(f"forgotten from {position.topic}/{position.partition} at {position.offset} on")
 
 
 @datasets_app.command("get")

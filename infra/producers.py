@@ -7,6 +7,10 @@ from pathlib import Path
 
 from rich.progress import Progress
 
+from features.codec import encode_erasure, encode_interaction
+from features.erasure import Erasure, erase_event
+from features.events import problem_with
+from features.ids import viewer_hash
 from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter
 from features.position import Position
 from infra import topics
@@ -15,6 +19,10 @@ from infra.stack import create_topics
 from offline.datasets import Dataset, Selection, find_data_folder, open_dataset
 from offline.replay import ReplayResult, publish_catalogue, replay
 from offline.simulator import SimulationConfig, Simulator
+
+
+class EraseError(Exception):
+    """A viewer cannot be named so; the message says field, expectation and value."""
 
 
 def data_folders(settings: Settings) -> list[Path]:
@@ -101,6 +109,33 @@ def simulate_events(
         rate=rate,
         progress=lambda n: progress.update(task, completed=n),
     )
+
+
+def erase_user(settings: Settings, user_id: str, profile_id: str = "") -> Position:
+    """Has a viewer forgotten; where in the log. Raises LogError, EraseError.
+
+    The event first, then the entry of the ledger that says where the event lies.
+    """
+    prefix, now_ms = settings.kafka.prefix, time.time_ns() // 1_000_000
+    event = erase_event(user_id, profile_id, now_ms)
+    if problem := problem_with(event):
+        raise EraseError(problem)
+    writer = LogWriter(settings.kafka.log_config())
+    positions: list[Position] = []
+
+    def delivered(position: Position | None, reason: str | None) -> None:  # noqa: ARG001
+        if position is not None:
+            positions.append(position)
+
+    value = encode_interaction(event)
+    writer.append(prefix + topics.INTERACTIONS, user_id.encode(), value, delivered=delivered)
+    writer.flush()
+    (position,) = positions
+    viewer = viewer_hash(user_id, profile_id)
+    erasure = Erasure(viewer, position.partition, position.offset, now_ms)
+    writer.append(prefix + topics.ERASURES, erasure.key, encode_erasure(erasure))
+    writer.flush()
+    return position
 
 
 def send_lines(settings: Settings, lines: Iterable[bytes]) -> list[Position]:

@@ -1,11 +1,13 @@
 """Composition of the server: what answers a request, over which log and store."""
 
 import asyncio
+import contextlib
 import gc
 
 import structlog
 
 from features.clock import Clock, StreamClock, WallClock
+from features.log import LogError
 from features.partition_reads import read_priors
 from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
 from features.store import GLOBALS, ITEMS, USERS
@@ -13,6 +15,7 @@ from infra import topics
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
+from serving.admin import AdminServicer, Eraser
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import Catalogue
 from serving.mirror import ItemMirror, MirrorFollower
@@ -67,8 +70,11 @@ async def _serve(settings: Settings) -> None:
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
+    ledger_writer = track_writer(kafka, serving.track_timeout_ms)
+    eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
     tracker.start()
     recorder.start()
+    ledger_writer.start()
     server = Server(
         serving,
         IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
@@ -82,6 +88,7 @@ async def _serve(settings: Settings) -> None:
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
         ),
+        AdminServicer(eraser),
     )
 
     async def warm() -> None:
@@ -98,6 +105,8 @@ async def _serve(settings: Settings) -> None:
         READY.set(0)
         follower.stop()
         await tracker.close()
+        with contextlib.suppress(LogError):  # whoever waited for an entry has been told
+            await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
 

@@ -19,10 +19,14 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from redis import RedisError
 
+from features.log import OffsetGoneError
+from features.redis_store import RedisLink
 from infra import topics
 from infra.embedded import ChildServer, EmbeddedBroker, EmbeddedRedis, StartError, free_port
 from infra.settings import KafkaSettings, Settings
+from streams.preparation import read_marker
 
 RUN_FILE = "run.json"
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 30.0
@@ -63,6 +67,7 @@ class Stack:
         self._restarts: dict[str, int] = {}
         self._backoff_s: dict[str, float] = {}
         self._started_s: dict[str, float] = {}
+        self._waits_for_rebuild = False
         self.broker: EmbeddedBroker | None = None
         self.redis: EmbeddedRedis | None = None
         self.addresses = Addresses(settings.kafka.bootstrap, settings.redis.url, "")
@@ -165,8 +170,24 @@ class Stack:
             if server is not None and not server.is_alive():
                 raise StartError(f"{server.name} has ended; its data is gone: start the stack anew")
         for name, process in self._processes.items():
-            if not process.is_alive():
+            if not process.is_alive() and self._is_worth_starting(name, process):
                 self._restart(name, process)
+
+    def _is_worth_starting(self, name: str, process: ChildServer) -> bool:
+        """Whether another start may go better; says once when it may not.
+
+        A features flow whose place in the log is gone waits for `headrace rebuild`.
+        """
+        if name != "features" or process.exit_status != OffsetGoneError.exit_status:
+            return True
+        if rebuild_is_asked(self.settings):
+            self._waits_for_rebuild = False
+            return True
+        if not self._waits_for_rebuild:
+            self._waits_for_rebuild = True
+            log.error("process_waits_for_rebuild", process=name, see=str(process.log_path))
+            self.write_run_file()
+        return False
 
     def _restart(self, name: str, process: ChildServer) -> None:
         now_s = time.monotonic()
@@ -223,6 +244,19 @@ def create_topics(kafka: KafkaSettings) -> None:
     """Creates the topics of these settings where they are missing."""
     config = {"bootstrap.servers": kafka.bootstrap, **kafka.options}
     topics.ensure_topics(config, topics.topics(kafka.prefix, kafka.partitions))
+
+
+def rebuild_is_asked(settings: Settings) -> bool:
+    """Whether somebody wants the rows built anew, or nothing says any more what they are."""
+    redis = settings.redis.config()
+    link = RedisLink(redis, give_up_after_s=0)
+    try:
+        marker = read_marker(redis, link)
+    except RedisError:
+        return False
+    finally:
+        link.close()
+    return marker is None or bool(marker.request)
 
 
 def is_ready(metrics_url: str) -> bool:

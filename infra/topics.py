@@ -20,6 +20,7 @@ OUTCOMES = "outcomes"
 ITEM_UPDATES = "item-updates"
 MODELS = "models"
 DEAD_LETTERS = "dead-letters"
+ERASURES = "erasures"
 
 DEFAULT_PARTITIONS = 4
 BROKER_DEFAULT_REPLICATION = -1
@@ -77,6 +78,7 @@ def topics(prefix: str = "", partitions: int = DEFAULT_PARTITIONS) -> tuple[Topi
         Topic(prefix + ITEM_UPDATES, 1, "delete", _DAY_MS, 8 * _MIB),
         Topic(prefix + MODELS, 1, "compact", 7 * _DAY_MS, 8 * _MIB),
         Topic(prefix + DEAD_LETTERS, 1, "delete", 28 * _DAY_MS, 2 * _MIB),
+        Topic(prefix + ERASURES, 1, "compact", 7 * _DAY_MS),
     )
 
 

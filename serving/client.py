@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
-from headrace.v1 import events_pb2, ingest_pb2, recommender_pb2
+from headrace.v1 import admin_pb2, events_pb2, ingest_pb2, recommender_pb2
+from headrace.v1.admin_pb2_grpc import AdminServiceStub
 from headrace.v1.ingest_pb2_grpc import IngestServiceStub
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
@@ -30,6 +31,7 @@ RETRIES: Final = json.dumps(
             {
                 "name": [
                     {"service": "headrace.v1.RecommendationService"},
+                    {"service": "headrace.v1.AdminService"},
                     {"service": "headrace.v1.IngestService", "method": "Track"},
                 ],
                 "retryPolicy": {
@@ -124,6 +126,7 @@ class Client:
         )
         self._timeout_s = timeout_s
         self._ingest: Any = IngestServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._admin: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._recommendations: Any = RecommendationServiceStub(  # type: ignore[no-untyped-call]
             self._channel
         )
@@ -171,6 +174,14 @@ class Client:
             refusals={refusal.index: refusal.reason for refusal in response.refusals},
             positions=tuple(map(_position, response.positions)),
         )
+
+    def delete_user(
+        self, user_id: str, profile_id: str = "", *, timeout_s: float | None = None
+    ) -> Position:
+        """Has a viewer forgotten; the place in the log from which on the past is gone."""
+        request = admin_pb2.DeleteUserRequest(user_id=user_id, profile_id=profile_id)
+        response = self._call(self._admin.DeleteUser, request, timeout_s)
+        return _position(response.position)
 
     def recommend(
         self,

@@ -15,10 +15,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from headrace.v1 import ingest_pb2, recommender_pb2
+from headrace.v1 import admin_pb2, ingest_pb2, recommender_pb2
+from headrace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from headrace.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
 from headrace.v1.recommender_pb2_grpc import add_RecommendationServiceServicer_to_server
 
+from serving.admin import AdminServicer
 from serving.errors import StatusInterceptor
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
@@ -27,6 +29,7 @@ INGEST: Final[str] = ingest_pb2.DESCRIPTOR.services_by_name["IngestService"].ful
 RECOMMENDATIONS: Final[str] = recommender_pb2.DESCRIPTOR.services_by_name[
     "RecommendationService"
 ].full_name
+ADMIN: Final[str] = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 SERVICES: Final = ("", INGEST, RECOMMENDATIONS)  # "" is the server as a whole
 
 log = structlog.get_logger(__name__)
@@ -52,6 +55,7 @@ class Server:
         settings: ServingSettings,
         ingest: IngestServicer,
         recommendations: RecommendationServicer,
+        admin: AdminServicer | None = None,
     ) -> None:
         self._settings = settings
         self._server: Any = grpc.aio.server(
@@ -63,10 +67,13 @@ class Server:
         add_RecommendationServiceServicer_to_server(  # type: ignore[no-untyped-call]
             recommendations, self._server
         )
+        if admin is not None:
+            add_AdminServiceServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.has_reflection:
-            names = (INGEST, RECOMMENDATIONS, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            admins = () if admin is None else (ADMIN,)
+            names = (INGEST, RECOMMENDATIONS, *admins, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> int:

@@ -29,6 +29,7 @@ from features.log import (
     LogWriter,
 )
 from features.position import Position
+from features.vocabulary import EventType
 from serving import metrics
 from serving.slate import Decision
 
@@ -226,6 +227,11 @@ class Tracker:
         completed = replace(interaction, event_id=event_id, occurred_at_ms=occurred_at_ms)
         if problem := problem_with(completed):
             raise BadInteractionError(problem)
+        if completed.type == EventType.ERASE:
+            raise BadInteractionError(
+                "interaction.type must be something a viewer did; got erase, which is what "
+                "AdminService.DeleteUser is for"
+            )
         return completed
 
     async def begin(self, interaction: Interaction) -> Underway:

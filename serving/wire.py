@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, TypeVar
 
-from headrace.v1 import events_pb2, ingest_pb2, recommender_pb2
+from headrace.v1 import admin_pb2, events_pb2, ingest_pb2, recommender_pb2
 
 from features.codec import interaction_of as _interaction_of
 from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
@@ -63,6 +63,19 @@ def genres_of(names: Sequence[str]) -> tuple[str, ...]:
 def item_id_of(item_id: str) -> str:
     """The id of a title. Raises InvalidRequestError."""
     return _required_id("item_id", item_id)
+
+
+def viewer_of(request: admin_pb2.DeleteUserRequest) -> tuple[str, str]:
+    """Account and profile of a request. Raises InvalidRequestError."""
+    return (
+        _required_id("user_id", request.user_id),
+        _bounded_id("profile_id", request.profile_id),
+    )
+
+
+def delete_user_response(position: Position) -> admin_pb2.DeleteUserResponse:
+    """The acknowledgement of an erasure."""
+    return admin_pb2.DeleteUserResponse(position=_position(position))
 
 
 def track_response(event_id: str, position: Position) -> ingest_pb2.TrackResponse:

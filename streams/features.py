@@ -27,6 +27,7 @@ from features import item_row, user_row
 from features.clock import Clock, StreamClock
 from features.compiled import Rows
 from features.decode import decode_records
+from features.erasure import ErasureLedger, erasures_in
 from features.events import CLAMPED
 from features.global_rates import DEFAULT_PRIORS
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
@@ -34,8 +35,10 @@ from features.log import LogConfig
 from features.row_cache import RowCache
 from features.store import ITEMS, USERS, Table
 from features.titles import TitleFacts
+from features.vocabulary import EventType
 from streams import metrics
 from streams.dead_letters import dead_letter
+from streams.erasures import ledger_record
 from streams.failures import reported
 from streams.kafka import CallSink, KafkaSink, KafkaSource, OutRecord, Records
 from streams.partition_tables import PartitionTables
@@ -65,6 +68,7 @@ class Topics:
     interactions: str
     item_updates: str
     dead_letters: str
+    erasures: str = ""  # the ledger; empty: erasures that it lacks are not written to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ class FlowParts:
         """Settles when the flow was told to end; after a failure nothing is waited for."""
         if self.stop.is_set():
             self.settle()
+
+    ledger: ErasureLedger = field(default_factory=ErasureLedger)
 
 
 def build_flow(parts: FlowParts) -> Dataflow:
@@ -227,6 +233,8 @@ class Decoder:
         if misrouted.any():
             yield from self._move(records, events[misrouted])
             events = events[~misrouted]
+        yield from self._erasures(events)
+        parts.ledger.flag(events)
         parts.titles.enrich(events)
         metrics.CLAMPED.inc(int(np.count_nonzero(events["flags"] & CLAMPED)))
         metrics.BATCH.observe(len(records))
@@ -236,6 +244,15 @@ class Decoder:
         shards = events["partition"] % parts.n_workers
         for shard in np.unique(shards):
             yield parts.keys[shard], events[shards == shard]
+
+    def _erasures(self, events: Rows) -> Iterator[OutRecord]:
+        """Entries for erasures that the ledger lacks: whoever asked for one may have died since."""
+        topic = self._parts.topics.erasures
+        for erasure in erasures_in(events):
+            metrics.ERASURES.inc()
+            if topic and not self._parts.ledger.knows(erasure):
+                self._parts.ledger.put(erasure)
+                yield ledger_record(erasure, topic)
 
     def _move(self, records: Records, events: Rows) -> Iterator[OutRecord]:
         """Writes records again where their user's partition is: order is kept within it alone."""
@@ -278,6 +295,11 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         return out, StatefulBatchLogic.RETAIN
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
+        is_of_no_title = events["type"] == EventType.ERASE
+        if is_of_no_title.any():
+            events = events[~is_of_no_title]
+            if not len(events):
+                return
         if len(self._keys) == 1:
             yield self._own_key, events
             return

@@ -17,7 +17,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from features.log import Headers, LogConfig, LogError, LogWriter, partitions_of
+from features.log import Headers, LogConfig, LogError, LogWriter, OffsetGoneError, partitions_of
 from streams import metrics
 from streams.failures import reported
 
@@ -106,7 +106,7 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
 
 
 class KafkaReader(StatefulSourcePartition[Records, None]):
-    """One consumer over some partitions. Raises LogError when an offset to resume from is gone."""
+    """One consumer over some partitions. Raises OffsetGoneError when one to resume from is gone."""
 
     def __init__(
         self,
@@ -209,9 +209,10 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         if error is None:
             return True
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise LogError(
-                f"{self._topic}: the offset to resume from is no longer in the log "
-                f"({error.str()}); rebuild the rows, then reset the offsets of {self._group}"
+            raise OffsetGoneError(
+                f"{self._topic}: the offset at which {self._group} was to go on is not in the log "
+                f"({error.str()}): events are lost to these rows; `headrace rebuild` has all rows "
+                "made anew from what the log still holds"
             )
         if error.fatal() or not error.retriable():
             log.warning("consumer_error", topic=self._topic, error=error.str())

@@ -5,6 +5,7 @@ from prometheus_client import Counter, Gauge, Histogram
 EVENTS = Counter("headrace_stream_events", "Events by what became of them", ["effect"])
 BAD_RECORDS = Counter("headrace_stream_bad_records", "Records sent to dead-letters")
 MISROUTED = Counter("headrace_stream_misrouted", "Records moved to the partition of their user")
+ERASURES = Counter("headrace_stream_erasures", "Erasures of viewers that were read")
 CLAMPED = Counter("headrace_stream_clamped", "Events whose own time was replaced or bounded")
 ROWS_WRITTEN = Counter("headrace_stream_rows_written", "Rows written to the store", ["table"])
 ROWS_RESIDENT = Gauge("headrace_stream_rows_resident", "Rows held in memory", ["table"])

@@ -17,6 +17,7 @@ from features.row_cache import RowCache
 from features.segment_popularity import MOST_TOUCHED
 from features.store import COVISITATIONS, GLOBALS, SEGMENTS, Table
 from features.user_row import APPLIED
+from features.vocabulary import EventType
 
 Changes = tuple[RowCache, NDArray[np.int64]]  # slots whose rows changed
 
@@ -50,7 +51,7 @@ class PartitionTables:
             self._covisits = np.zeros(MOST_COVISITS * len(events), COVISIT)
         n_partners = np.empty(len(events), np.uint8)
         count = apply_viewers(viewers, slots, events, effects, self._covisits, n_partners)
-        are_new = effects >= APPLIED
+        are_new = (effects >= APPLIED) & (events["type"] != EventType.ERASE)
         changes = (
             self._covisit(self._covisits[:count]),
             self._follow_segments(events, are_new),

@@ -1,21 +1,57 @@
-"""Writes the rows of a batch to Redis, viewers last, and puts everything back after a loss."""
+"""Writes the rows of a batch to Redis, viewers last, and puts everything back after a loss.
+
+Every look at Redis (five a second when idle, and each read of cold rows) looks at the marker too.
+Where it is gone, Redis has lost its rows: if all of them are in memory they are put back and the
+flow goes on, since nothing is missing. If not, all rows but those of viewers are put back, and
+RowsLostError ends the flow, which begins again at the beginning of the log. The rows of viewers are
+then not put back, because a viewer who has read an event already cannot tell its title whether it
+was a duplicate.
+"""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 from weakref import WeakSet
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
-from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore
+from features.compiled import Rows
+from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore, packed
 from features.row_cache import RowCache
 from features.store import TABLES, USERS, RowStore, Table
 from streams import metrics
 from streams.features import RowWrites
+from streams.marker import Marker, RowsLostError, marker_key
+from streams.preparation import Generation
 
 PING_EVERY_S = 0.2
 
 log = structlog.get_logger(__name__)
+
+
+class WitnessedRowStore(RedisRowStore):
+    """Reads the marker with the rows: rows of a store that was emptied must not pass for new."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        table: Table,
+        config: RedisConfig,
+        get_marker: Command,
+        heed: Callable[[bytes | None], None],
+    ) -> None:
+        super().__init__(link, table, config)
+        self._reads = link
+        self._get_marker = get_marker
+        self._heed = heed
+
+    def read(self, ids: NDArray[np.uint64]) -> tuple[Rows, NDArray[np.bool_]]:
+        """Rows of ids; see RowStore. Raises RowsLostError."""
+        *answers, marker = self._reads.run([*self.read_commands(ids), self._get_marker])
+        self._heed(marker)
+        return self.rows_in(answers, ids)
 
 
 class RowWriter:
@@ -26,10 +62,26 @@ class RowWriter:
     committed, and a cache gives no row back before.
     """
 
-    def __init__(self, config: RedisConfig, give_up: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        config: RedisConfig,
+        give_up: Callable[[], bool] = lambda: False,
+        generation: Generation | None = None,
+        *,
+        is_alone: bool = True,
+    ) -> None:
+        self._generation = generation
+        self._is_alone = is_alone
+        self._marker_key = marker_key(config)
+        self._get_marker = packed("GET", self._marker_key)
         self._writes = RedisLink(config, give_up=give_up)
         self._reads = RedisLink(config, give_up=give_up)
-        self._stores = {table.letter: RedisRowStore(self._reads, table, config) for table in TABLES}
+        self._stores = {
+            table.letter: WitnessedRowStore(
+                self._reads, table, config, self._get_marker, self._heed
+            )
+            for table in TABLES
+        }
         self._caches: WeakSet[RowCache] = WeakSet()
         self._servers_seen = 0
         self._newest_logged_at_ms = 0
@@ -64,8 +116,9 @@ class RowWriter:
         now_s = time.monotonic()
         if now_s - self._pinged_s >= PING_EVERY_S:
             self._pinged_s = now_s
-            self._writes.ping()
-            self._restore_after_loss()
+            answer = self._writes.ask(self._get_marker)
+            if answer is not None:
+                self._judge(answer[0])
 
     def _await_answers(self) -> None:
         self._writes.settle()
@@ -73,17 +126,53 @@ class RowWriter:
             age_ms = time.time_ns() // 1_000_000 - self._newest_logged_at_ms
             metrics.FRESHNESS.observe(max(age_ms, 0) / 1_000)
             self._newest_logged_at_ms = 0
-        self._restore_after_loss()
+        if self._writes.servers_seen != self._servers_seen:
+            self._judge(self._writes.run([self._get_marker])[0])
 
-    def _restore_after_loss(self) -> None:
-        """Another Redis process may be empty: every row in memory is written again."""
-        if self._writes.servers_seen == self._servers_seen:
-            return
+    def _heed(self, found: bytes | None) -> None:
+        """Looks closer when a read of cold rows met another marker than it should."""
+        if self._generation is not None and found != self._generation.marker:
+            self._writes.settle()
+            self._judge(self._writes.run([self._get_marker])[0])
+
+    def _judge(self, found: bytes | None) -> None:
+        """Goes on with the rows that Redis has, or puts all back, or raises RowsLostError."""
+        is_other = self._writes.servers_seen != self._servers_seen
         is_first = self._servers_seen == 0
         self._servers_seen = self._writes.servers_seen
-        if is_first:
+        expected = self._generation
+        if expected is None or found == expected.marker:
+            if is_other and not is_first:  # what Redis had not yet saved is missing
+                self._put_back(self._caches)
             return
-        for cache in sorted(self._caches, key=lambda cache: cache.store.table is USERS):
+        if found is None and self._holds_all():
+            self._put_back(self._caches)
+            self._writes.run([packed("SET", self._marker_key, expected.marker, "NX")])
+            return
+        self._give_up_rows(expected, found)
+
+    def _holds_all(self) -> bool:
+        """Whether every row that there is is in memory, so that nothing is lost with Redis."""
+        return (
+            self._is_alone
+            and self._generation is not None
+            and self._generation.began_empty
+            and not any(cache.evictions for cache in self._caches)
+        )
+
+    def _give_up_rows(self, expected: Generation, found: bytes | None) -> NoReturn:
+        mine = Marker.decode(expected.marker)
+        generation = "" if mine is None else mine.generation
+        if found is not None:
+            raise RowsLostError("another marker stands in Redis", generation)
+        kept = [cache for cache in self._caches if cache.store.table is not USERS]
+        self._put_back(kept)
+        letters = frozenset(cache.store.table.letter for cache in kept)
+        raise RowsLostError("Redis lost them", generation, letters)
+
+    def _put_back(self, caches: Iterable[RowCache]) -> None:
+        """Writes every row of these caches again, viewers last."""
+        for cache in sorted(caches, key=lambda cache: cache.store.table is USERS):
             rows = cache.resident()
             cache.store.write(rows)
             log.warning("rows_restored", table=cache.store.table.letter, rows=len(rows))
@@ -91,5 +180,10 @@ class RowWriter:
     def close(self) -> None:
         """Waits for the last rows and closes the connections."""
         self.settle()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Waits until Redis has done what it was sent, whatever it is worth, and closes."""
+        self._writes.settle()
         self._writes.close()
         self._reads.close()

@@ -9,6 +9,8 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.testing import cluster_main, run_main
 
 from features.log import LogError
+from streams.lease import LeaseError
+from streams.marker import RowsLostError
 
 
 class WorkerError(RuntimeError):
@@ -49,7 +51,8 @@ def run_flow(
     No recovery store: source offsets live in Kafka, rows in the store. `at_end` is called when
     every worker of the cluster has ended well: all that was read is in the sinks then, wherever
     they are. Raises LogError when the log refuses a record, or no longer has the offset to resume
-    from; in a cluster WorkerError, whatever the reason and whosever it is.
+    from; RowsLostError when Redis lost rows or somebody wants them made anew; LeaseError when
+    another process has them. In a cluster WorkerError, whatever the reason and whosever it is.
     """
     epoch = timedelta(seconds=epoch_s)
     if cluster.n_workers == 1:
@@ -64,7 +67,7 @@ def _run_alone(flow: Dataflow, epoch: timedelta) -> None:
     try:
         run_main(flow, epoch_interval=epoch)  # type: ignore[no-untyped-call]
     except BytewaxRuntimeError as error:
-        if isinstance(error.__cause__, LogError):
+        if isinstance(error.__cause__, LogError | RowsLostError | LeaseError):
             raise error.__cause__ from None  # Bytewax wraps it; who called us expects it as it is
         raise
 

@@ -73,24 +73,28 @@ class FeaturesSite:
             [sys.executable, "-m", "infra.cli", "stream", "features"],
             ready=lambda: is_ready(url),
             directory=self.folder,
-            env={
-                "HEADRACE_KAFKA__BOOTSTRAP": self.log.bootstrap,
-                "HEADRACE_KAFKA__PREFIX": self.prefix,
-                "HEADRACE_REDIS__URL": self.redis.url,
-                "HEADRACE_REDIS__PREFIX": self.redis.prefix,
-                "HEADRACE_STREAM__GROUP": f"{self.prefix}features",
-                "HEADRACE_STREAM__EPOCH_S": "0.2",
-                "HEADRACE_STREAM__WORKERS": str(self.n_workers),
-                "HEADRACE_HOME": str(self.folder),
-                "HEADRACE_STREAM__USER_ROWS": "1024",
-                "HEADRACE_STREAM__ITEM_ROWS": "1024",
-                "HEADRACE_STREAM__COVISITATION_ROWS": "1024",
-                "HEADRACE_STREAM__SEGMENT_ROWS": "1024",
-                "HEADRACE_METRICS__FEATURES_PORT": str(self._port),
-            },
+            env=self.environment(),
             start_timeout_s=120,
             stop_grace_s=20,
         )
+
+    def environment(self) -> dict[str, str]:
+        """What a command of Headrace needs to know of this site."""
+        return {
+            "HEADRACE_KAFKA__BOOTSTRAP": self.log.bootstrap,
+            "HEADRACE_KAFKA__PREFIX": self.prefix,
+            "HEADRACE_REDIS__URL": self.redis.url,
+            "HEADRACE_REDIS__PREFIX": self.redis.prefix,
+            "HEADRACE_STREAM__GROUP": f"{self.prefix}features",
+            "HEADRACE_STREAM__EPOCH_S": "0.2",
+            "HEADRACE_STREAM__USER_ROWS": "1024",
+            "HEADRACE_STREAM__ITEM_ROWS": "1024",
+            "HEADRACE_STREAM__COVISITATION_ROWS": "1024",
+            "HEADRACE_STREAM__SEGMENT_ROWS": "1024",
+            "HEADRACE_STREAM__WORKERS": str(self.n_workers),
+            "HEADRACE_HOME": str(self.folder),
+            "HEADRACE_METRICS__FEATURES_PORT": str(self._port),
+        }
 
     @contextmanager
     def running(self) -> Iterator[ChildServer]:

@@ -14,16 +14,28 @@ from features.redis_store import RedisConfig, RedisLink, RedisRowStore
 from features.segment_popularity import EVERYWHERE
 from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, TABLES, USERS, Table
 from features.titles import TitleFacts
+from features.vocabulary import EventType
 
 
 def clean_replay(
-    config: LogConfig, topic: str, titles: TitleFacts, n_partitions: int = 4
+    config: LogConfig,
+    topic: str,
+    titles: TitleFacts,
+    n_partitions: int = 4,
+    history: Rows | None = None,
 ) -> dict[str, Rows]:
-    """Rows of every table by its letter after every event of `topic`, sorted by id."""
+    """Rows of every table by its letter after every event of `topic`, sorted by id.
+
+    `history` are events from before the log; rows that have seen nothing else stand at -1.
+    """
     records = defaultdict(list)
     for record in read_to_end(config, topic):
         records[record.partition()].append(record)
     replay = Replay()
+    if history is not None:
+        for event in history:
+            replay.apply(event)
+        replay.forget_positions()
     for partition in sorted(records):
         events = decode_records(records[partition]).events
         events = events[events["key_hash"] % n_partitions == partition]
@@ -44,9 +56,18 @@ class Replay:
         user = self.row(USERS, event["user"])
         partners = np.zeros(covisitation.N_PARTNERS, np.uint64)
         n_partners = session_partners(user, event, partners)
-        if user_row.apply(user, event) >= user_row.APPLIED:
+        is_new = user_row.apply(user, event) >= user_row.APPLIED
+        if event["type"] == EventType.ERASE:
+            return
+        if is_new:
             self._count(event, partners, n_partners)
         item_row.apply(self.row(ITEMS, event["item"]), event)
+
+    def forget_positions(self) -> None:
+        """Has every row stand before the beginning of the log."""
+        for letter, rows in self.rows.items():
+            for row in rows.values():
+                row["offsets" if letter == ITEMS.letter else "offset"] = -1
 
     def _count(self, event: Row, partners: Rows, n_partners: int) -> None:
         """What an event adds to the rows of its partition."""

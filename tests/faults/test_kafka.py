@@ -68,10 +68,11 @@ def test_an_offset_below_the_start_of_the_log_ends_the_process_with_what_to_do(
         _delete_records_beyond(site, committed)
         status = _run_to_its_end(process)
         message = process.log_tail().splitlines()[-1]
-    assert status == 1
+    assert status == 3
     assert message.startswith("error")
     assert site.topic("interactions") in message
-    assert f"rebuild the rows, then reset the offsets of {site.prefix}features" in message
+    assert f"{site.prefix}features was to go on" in message
+    assert "`headrace rebuild`" in message
     assert site.committed() == committed
 
 

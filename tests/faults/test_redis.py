@@ -5,6 +5,7 @@ The embedded Redis keeps nothing on disk: after its death rows are in the flow's
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import redis
 from numpy.typing import NDArray
 
 from features.compiled import Rows
+from features.ids import viewer_hash
 from features.log import LogConfig
 from features.redis_store import RedisConfig
 from features.store import ITEMS, USERS, RowStore
-from infra.embedded import LOOPBACK, ChildServer
+from infra.embedded import LOOPBACK, ChildServer, StartError
 from streams.features import RowWrites
+from streams.marker import Marker
 from streams.row_writer import RowWriter
 from tests.clock import START_MS
 from tests.faults.load import load, recent_interactions
@@ -41,9 +44,9 @@ def said(process: ChildServer, what: str) -> int:
     return process.log_path.read_text().count(what)
 
 
-def n_keys(url: str) -> int:
+def n_rows(url: str) -> int:
     with redis.Redis.from_url(url) as client:
-        return int(client.dbsize())
+        return sum(1 for _ in client.scan_iter("*:?:" + 16 * "?"))
 
 
 def test_rows_are_put_back_into_a_redis_that_comes_back_empty(make_site, redis_server, rng):
@@ -52,7 +55,7 @@ def test_rows_are_put_back_into_a_redis_that_comes_back_empty(make_site, redis_s
         pid = process.pid
         with load(site, rng):
             for times in (1, 2):
-                wait_until(lambda: n_keys(redis_server.url) > 0)
+                wait_until(lambda: n_rows(redis_server.url) > 0)
                 noticed = said(process, "redis_away")
                 redis_server.kill()
                 wait_until(lambda noticed=noticed: said(process, "redis_away") > noticed)
@@ -88,6 +91,56 @@ class Recorder:
         self._store.write(rows)
 
 
+def test_rows_that_were_not_in_memory_are_rebuilt_when_redis_comes_back_empty(
+    make_site, redis_server, rng
+):
+    site = make_site(redis_server.url)
+    site.send(random_interactions(rng, 2_000, START_MS, n_users=600))
+    with site.running() as process:
+        site.wait_until_applied()
+        process.restart()  # it now holds none of the rows
+        pid = process.pid
+        with load(site, rng):
+            wait_until(lambda: sum(site.committed().values()) > 2_300)
+            redis_server.restart()
+            wait_until(lambda: said(process, "rows_begin_anew") == 2)
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
+        assert process.pid == pid
+        assert said(process, "rows_lost") == 1
+
+
+def test_rows_of_another_log_are_not_built_upon(make_site, redis_url, rng):
+    site = make_site(redis_url)
+    site.send(recent_interactions(rng, 500))
+    with site.running() as process:
+        site.wait_until_applied()
+        process.stop()
+        with redis.Redis.from_url(redis_url) as client:
+            key = f"{site.prefix}:rows"
+            marker = Marker.decode(client.get(key))
+            foreign = replace(marker, log=replace(marker.log, cluster="another"))
+            client.set(key, foreign.encode())
+            (victim,) = client.scan_iter(f"{site.prefix}:u:{viewer_hash('u1'):016x}")
+            client.set(victim, b"a row of another log")
+        process.start()
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
+    assert "cluster is" in process.log_path.read_text()
+
+
+def test_a_second_process_over_the_same_rows_is_refused(make_site, redis_url):
+    site = make_site(redis_url)
+    other = FeaturesSite(site.log, site.redis, site.prefix, site.folder / "other")
+    with site.running() as first:
+        with pytest.raises(StartError), other.running():
+            pass
+        said = (other.folder / "features.log").read_text().splitlines()[-1]
+        assert said.startswith("error the features flow")
+        assert f"(process {first.pid} on" in said
+        assert first.is_alive()
+
+
 def test_titles_are_put_back_before_viewers(redis_server):
     writer = RowWriter(RedisConfig(redis_server.url))
     order: list[str] = []
@@ -102,7 +155,7 @@ def test_titles_are_put_back_before_viewers(redis_server):
     writer.write([RowWrites(USERS, caches[0].resident()[:1], 0)])
     writer.settle()
     assert order == [ITEMS.letter, USERS.letter]
-    assert n_keys(redis_server.url) == 20
+    assert n_rows(redis_server.url) == 20
     writer.close()
 
 
@@ -110,7 +163,7 @@ def test_a_stalled_redis_that_gets_writes_twice_counts_events_once(make_site, re
     site = make_site(f"{redis_server.url}?socket_timeout=0.5")
     with site.running() as process:
         with load(site, rng):
-            wait_until(lambda: n_keys(redis_server.url) > 0)
+            wait_until(lambda: n_rows(redis_server.url) > 0)
             os.kill(redis_server.pid, signal.SIGSTOP)
             try:
                 wait_until(lambda: said(process, "redis_away") >= 2)
@@ -152,7 +205,6 @@ def test_no_event_is_lost_when_redis_refuses_rows_and_the_process_ends(
         assert site.wrong_rows() == []
 
 
-@pytest.mark.xfail(reason="rows that no process holds are not rebuilt from the log by themselves")
 def test_rows_lost_while_no_process_held_them_are_rebuilt(make_site, redis_server, rng):
     site = make_site(redis_server.url)
     site.send(recent_interactions(rng, 500))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from features import item_row, user_row
 from features.events import EVENT, MAX_SLOT, NO_RATING, NO_SLOT, Interaction
 from features.global_rates import DEFAULT_PRIORS
-from features.vocabulary import Device, EventType, Page
+from features.vocabulary import N_TYPES, Device, EventType, Page
 from features.windows import DAY_MS, MINUTE_MS
 from tests.clock import START_MS
 
@@ -93,7 +93,7 @@ ages_ms = st.one_of(
 @st.composite
 def one_event(draw: st.DrawFn) -> Events:
     """Any event of one viewer; few titles and sessions, so that they meet again."""
-    kind = draw(st.sampled_from(list(EventType)[1:]))
+    kind = draw(st.sampled_from(list(EventType)[1 : N_TYPES + 1]))
     has_rating = kind == EventType.RATE or draw(st.booleans())
     at_ms = START_MS - draw(ages_ms)
     item = draw(st.integers(1, 5))
@@ -135,7 +135,7 @@ ratings = st.floats(0, 10, width=32)
 
 @st.composite
 def _interactions(draw: st.DrawFn) -> Interaction:
-    kind = draw(st.sampled_from(list(EventType)[1:]))
+    kind = draw(st.sampled_from(list(EventType)[1 : N_TYPES + 1]))
     return Interaction(
         event_id=draw(ids),
         user_id=draw(ids),

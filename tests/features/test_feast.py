@@ -18,7 +18,7 @@ from features.ids import id_hashes, viewer_hash
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS, feature_version, view_named
 from features.store import ITEMS, USERS, Table
-from features.vocabulary import EventType
+from features.vocabulary import N_TYPES, EventType
 from features.windows import DAY_MS
 from tests.clock import START_MS
 
@@ -56,7 +56,7 @@ def random_events(rng: np.random.Generator) -> NDArray[np.void]:
     events["item"] = rng.choice(id_hashes(ITEM_IDS), N_EVENTS)
     events["event"] = np.arange(1, N_EVENTS + 1)
     events["offset"] = np.arange(N_EVENTS)
-    events["type"] = rng.integers(1, len(EventType), N_EVENTS)
+    events["type"] = rng.integers(1, N_TYPES + 1, N_EVENTS)
     rated = events["type"] == EventType.RATE
     events["rating"] = np.where(rated, rng.integers(0, 21, N_EVENTS) / 2, NO_RATING)
     events["at_ms"] = np.sort(START_MS - rng.integers(0, 9 * DAY_MS, N_EVENTS))

@@ -22,6 +22,7 @@ class InteractionType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INTERACTION_TYPE_ADD: _ClassVar[InteractionType]
     INTERACTION_TYPE_SHARE: _ClassVar[InteractionType]
     INTERACTION_TYPE_SEARCH: _ClassVar[InteractionType]
+    INTERACTION_TYPE_ERASE: _ClassVar[InteractionType]
 
 class Device(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +52,7 @@ INTERACTION_TYPE_SKIP: InteractionType
 INTERACTION_TYPE_ADD: InteractionType
 INTERACTION_TYPE_SHARE: InteractionType
 INTERACTION_TYPE_SEARCH: InteractionType
+INTERACTION_TYPE_ERASE: InteractionType
 DEVICE_UNSPECIFIED: Device
 DEVICE_TV: Device
 DEVICE_PHONE: Device
@@ -111,6 +113,16 @@ class Interaction(_message.Message):
     rating: float
     context: Context
     def __init__(self, event_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., item_id: _Optional[str] = ..., session_id: _Optional[str] = ..., type: _Optional[_Union[InteractionType, str]] = ..., occurred_at_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., slot: _Optional[int] = ..., watch_position_s: _Optional[float] = ..., watch_duration_s: _Optional[float] = ..., rating: _Optional[float] = ..., context: _Optional[_Union[Context, _Mapping]] = ...) -> None: ...
+
+class Erasure(_message.Message):
+    __slots__ = ("partition", "offset", "erased_at_ms")
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ERASED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    partition: int
+    offset: int
+    erased_at_ms: int
+    def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., erased_at_ms: _Optional[int] = ...) -> None: ...
 
 class SlateSlot(_message.Message):
     __slots__ = ("item_id", "source", "arm", "propensity", "score", "cause_item_id", "features")
