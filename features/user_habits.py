@@ -152,7 +152,7 @@ def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
     out[at + 1] = active_days(row, now_ms)
     out[at + 2] = 0.0
     if row["first_s"] > 0:
-        known_ms: float = now_ms - np.int64(row["first_s"]) * 1_000
+        known_ms = float(now_ms - np.int64(row["first_s"]) * 1_000)
         out[at + 2] = max(known_ms, 0.0) / DAY_MS
     out[at + 3 : at + 6] = 0.0
     out[at + 3 + stage(row, now_ms)] = 1.0
