@@ -162,7 +162,7 @@ def end_with_error(workers: list[ChildServer]) -> None:
         worker.kill()
     ends = ", ".join(f"{worker.name} with status {worker.exit_status}" for worker in workers)
     failures = [line for worker in workers for line in worker.log_tail().splitlines()]
-    failures = [line for line in failures if "step_failed" in line]
+    failures = [line for line in failures if '"event": "step_failed"' in line]
     raise StartError(f"all workers have ended, {ends}; {next(iter(failures), 'none said why')}")
 
 

@@ -16,7 +16,7 @@ def shard_keys(n_workers: int) -> tuple[str, ...]:
     """The name of each worker's shard, by worker; the same in every process.
 
     >>> shard_keys(1), shard_keys(4)
-    (('0',), ('13', '0', '11', '1'))
+    (('0',), ('13', '0', '4', '1'))
     """
     return tuple(
         next(str(k) for k in count() if worker_of(str(k), n_workers) == worker)
