@@ -88,9 +88,7 @@ def main() -> None:
     parser.add_argument("--mix", choices=MIXES, default="steps")
     options = parser.parse_args()
     n = int(options.rate * options.seconds)
-    records = messages(
-        n, options.users, options.seed, options.rate, options.items, options.mix
-    )
+    records = messages(n, options.users, options.seed, options.rate, options.items, options.mix)
     print("ready", flush=True)
     print(send(options.bootstrap, options.topic, records, options.rate), flush=True)
 

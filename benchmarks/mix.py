@@ -84,7 +84,7 @@ def _with_slates(
 
 
 def with_requests(payloads: list[bytes], slates: list[int]) -> list[bytes]:
-    """Payloads with the `request_id` of their slate behind the other fields, where they have one."""
+    """Payloads of impressions with the `request_id` of their slate behind the other fields."""
     return [
         payload if slate < 0 else payload + _REQUEST_TAG + b"%010x" % slate
         for payload, slate in zip(payloads, slates, strict=True)

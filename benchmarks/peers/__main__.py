@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def one_event_each(viewers: np.ndarray) -> list[Record]:
 def is_impression(record: Record) -> bool:
     """Whether a record is an impression."""
     event = events_pb2.Interaction.FromString(record["value"])
-    return bool(event.type == EventType.IMPRESSION)
+    return int(event.type) == EventType.IMPRESSION
 
 
 def timed(applied: Callable[[], float], log: Log, cpu: Cpu) -> tuple[float, float, float]:
@@ -198,9 +199,7 @@ def filled_stack(kind: str, log: Log) -> Iterator[Stack]:
         yield running
 
 
-def contest(
-    kind: str, name: str, log: Log, run: Callable[[Stack, Log], Outcome]
-) -> Outcome:
+def contest(kind: str, name: str, log: Log, run: Callable[[Stack, Log], Outcome]) -> Outcome:
     """One contestant on servers of its own; complains if it left work undone."""
     with filled_stack(kind, log) as running:
         outcome = run(running, log)
@@ -248,16 +247,15 @@ def figures_of(outcomes: dict[str, Outcome]) -> dict[str, Any]:
 def main() -> None:
     """Runs all three, one after the other."""
     options = arguments()
-    if not options.python.exists():
-        sys.exit(f"the peers' packages are missing ({options.python}): run `make peers-install`")
+    python: Path = options.python
+    if not python.exists():
+        sys.exit(f"the peers' packages are missing ({python}): run `make peers-install`")
     kind = options.broker or ("embedded" if kafka_missing() else "kafka")
     n_ours, n_peers = (200_000, 30_000) if options.quick else (1_500_000, 150_000)
     log = make_log(n_peers, options.mix, all_viewers=False)
-    outcomes = {}
+    outcomes: dict[str, Outcome] = {}
     for name in ("faust", "quix"):
-        outcomes[name] = contest(
-            kind, name, log, lambda s, log, name=name: run_peer(s, log, name, options.python)
-        )
+        outcomes[name] = contest(kind, name, log, partial(run_peer, name=name, python=python))
     log = make_log(n_ours, options.mix, all_viewers=not options.quick)
     outcomes = {"ours": contest(kind, "ours", log, run_ours), **outcomes}
     report(

@@ -191,17 +191,15 @@ def update_titles(titles: dict[str, Any], event: Event, rating: float | None) ->
 def next_state(state: str, kind: int, fraction: float) -> str:
     """The rules: a rating says watched; a dislike rejects until a like; a skip abandons."""
     if kind == DISLIKE:
-        return "rejected"
-    if kind in (COMPLETE, RATE):
-        return "watched"
-    if kind in (PLAY, PROGRESS):
-        if fraction >= 0.9 or state == "watched":
-            return "watched"
-        return "in_progress"
-    if kind == SKIP and state == "in_progress":
-        return "abandoned"
-    if kind == LIKE and state == "rejected":
-        return "seen"
+        state = "rejected"
+    elif kind == LIKE and state == "rejected":
+        state = "seen"
+    elif kind in (COMPLETE, RATE):
+        state = "watched"
+    elif kind in (PLAY, PROGRESS):
+        state = "watched" if fraction >= 0.9 or state == "watched" else "in_progress"
+    elif kind == SKIP and state == "in_progress":
+        state = "abandoned"
     return state
 
 
