@@ -45,6 +45,14 @@ bench: install ## every benchmark, one after the other; JSON in benchmarks/out
 	$(BIN)/python -m benchmarks.features_flow
 	$(BIN)/python -m benchmarks.recommend
 
+peers-install: ## make .venv-peers with Faust and Quix Streams, for python -m benchmarks.peers
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --upgrade pip
+	.venv-peers/bin/python -m pip install --quiet --group peers
+
+bench-peers: install ## the features flow beside the same job in Faust and Quix Streams
+	$(BIN)/python -m benchmarks.peers
+
 lint: install ## ruff and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -68,4 +76,4 @@ format: install ## let ruff arrange the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo up down test test-fast test-long bench lint types protos protos-check format
+.PHONY: help install demo up down test test-fast test-long bench peers-install bench-peers lint types protos protos-check format

@@ -8,11 +8,13 @@ import time
 
 from confluent_kafka import Producer
 
+from benchmarks.mix import realistic
 from features.codec import encode_catalog_item
 from features.log import LogConfig, LogWriter
 from offline.simulator import SimulationConfig, Simulator, encode_batch
 
 N_ITEMS = 50_000
+MIXES = ("steps", "realistic")  # one title a step as the simulator tells it, or whole slates
 CHUNK_S = 0.005  # events are due in chunks of five milliseconds
 
 
@@ -30,9 +32,12 @@ def publish_titles(log: LogConfig, topic: str, n_users: int, seed: int) -> None:
 
 
 def messages(
-    n: int, n_users: int, seed: int, rate: float, n_items: int = N_ITEMS
+    n: int, n_users: int, seed: int, rate: float, n_items: int = N_ITEMS, mix: str = "steps"
 ) -> list[dict[str, bytes]]:
     """`n` records ready for `Producer.produce_batch`; their event times end about now."""
+    if mix == "realistic":
+        pairs = realistic(n, n_users, n_items, seed, rate)
+        return [{"key": key, "value": value} for key, value in pairs]
     start_ms = time.time_ns() // 1_000_000 - int(1_000 * n / rate)
     return [
         {"key": key, "value": value}
@@ -80,9 +85,10 @@ def main() -> None:
     parser.add_argument("--users", type=int, required=True)
     parser.add_argument("--items", type=int, default=N_ITEMS)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--mix", choices=MIXES, default="steps")
     options = parser.parse_args()
     n = int(options.rate * options.seconds)
-    records = messages(n, options.users, options.seed, options.rate, options.items)
+    records = messages(n, options.users, options.seed, options.rate, options.items, options.mix)
     print("ready", flush=True)
     print(send(options.bootstrap, options.topic, records, options.rate), flush=True)
 

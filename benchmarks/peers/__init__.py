@@ -1,0 +1,1 @@
+"""The job of the features flow in other stream processors, see README.md."""
