@@ -6,6 +6,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.testing import run_main
 
+from features.lake import LakeError
 from features.log import LogError
 
 
@@ -13,11 +14,12 @@ def run_flow(flow: Dataflow, epoch_s: float) -> None:
     """Runs `flow` until its sources end; offsets are committed about once an epoch.
 
     One worker, no recovery store: source offsets live in Kafka, rows in the store. Raises LogError
-    when the log refuses a record, or no longer has the offset to resume from.
+    when the log refuses a record, or no longer has the offset to resume from, and LakeError when
+    the lake cannot be written.
     """
     try:
         run_main(flow, epoch_interval=timedelta(seconds=epoch_s))  # type: ignore[no-untyped-call]
     except BytewaxRuntimeError as error:
-        if isinstance(error.__cause__, LogError):
+        if isinstance(error.__cause__, LogError | LakeError):
             raise error.__cause__ from None  # Bytewax wraps it; who called us expects it as it is
         raise
