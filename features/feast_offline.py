@@ -186,9 +186,9 @@ def _moments(entity: Entity, frame: pd.DataFrame, key: str, now_ms: NDArray[np.i
         until_ms = frame[LOGGED_AT_MS].to_numpy(np.int64)
     if entity == "item":
         return Moments(id_hashes(ids), now_ms, until_ms, np.full(len(frame), BY_TIME))
-    until_offset: NDArray[np.int64] = np.full(len(frame), BY_TIME)
+    until_offset = np.full(len(frame), BY_TIME)
     if INCLUDED_OFFSET in frame:
-        until_offset = frame[INCLUDED_OFFSET].fillna(BY_TIME).to_numpy(np.int64)
+        until_offset[:] = frame[INCLUDED_OFFSET].fillna(BY_TIME).to_numpy(np.int64)
     profiles = frame[PROFILE].fillna("") if PROFILE in frame else [""] * len(frame)
     viewers = [viewer_hash(user, profile) for user, profile in zip(ids, profiles, strict=True)]
     return Moments(np.array(viewers, np.uint64), now_ms, until_ms, until_offset)

@@ -204,6 +204,7 @@ class LakeWriter:
         if self._waiting_bytes >= MAX_WAITING_BYTES:
             self.flush()
         self.flush_if_due()
+        self._observe()
 
     def flush_if_due(self) -> None:
         """Writes everything when the oldest record has waited long enough. Raises LakeError."""
@@ -215,6 +216,10 @@ class LakeWriter:
         for place in sorted(self._waiting):
             self._write(place)
         self._oldest_s = None
+        self._observe()
+
+    def _observe(self) -> None:
+        metrics.ARCHIVE_WAITING.set(sum(map(len, self._waiting.values())))
 
     def _write(self, place: Place) -> None:
         """Writes one partition's records, a file for each run of records of one day."""
@@ -370,6 +375,12 @@ class LogReader(StatefulSourcePartition[Records, None]):
             offsets = [TopicPartition(*place, at) for place, at in news.items()]
             self._consumer.commit(offsets=offsets, asynchronous=True)
             self._committed.update(news)
+        for (topic, partition), at in self._writer.durable.items():
+            _, high = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), cached=True
+            )
+            if high >= 0:
+                metrics.LAG.labels(topic, partition).set(max(high - at, 0))
 
     def close(self) -> None:
         """Closes the consumer."""
