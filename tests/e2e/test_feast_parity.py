@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from features import item_row, lake
+from features import item_row, lake, user_row
 from features.codec import encode_interaction
 from features.events import CatalogItem, Interaction
 from features.history import BY_TIME, Moments, past_of
@@ -21,7 +21,7 @@ from features.lake import LakeError
 from features.log import LogWriter, read_to_end
 from features.ranking import RANKING_COLUMNS
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS
-from features.store import ITEMS
+from features.store import ITEMS, USERS
 from features.vocabulary import EventType
 from infra import topics
 from infra.metrics_client import Metrics
@@ -189,6 +189,22 @@ def assert_feast_gives_what_was_logged(stack, frame, folder):
     assert 0 < is_known.sum() < len(frame)
     for column in USER_COLUMNS:
         assert (past[column.name].notna() == is_known).all()
+    is_last = is_known & frame["request_id"].str.startswith("quiet-1").to_numpy()
+    assert is_last.any()
+    for place in np.flatnonzero(is_last):
+        expected = served_viewer(stack, frame.iloc[place])
+        found = past.iloc[place][list(user_row.NAMES)].to_numpy(np.float32)
+        np.testing.assert_array_equal(found, expected)
+
+
+def served_viewer(stack, slot):
+    """All columns of the viewer's row in Redis, which is still as it was at the last slates."""
+    id_ = np.array([viewer_hash(slot["user_id"], slot["profile_id"])], np.uint64)
+    row = stored(stack.settings.redis.config(), USERS, id_)[0]
+    assert row["offset"] == slot["included_offset"]
+    values = np.empty(user_row.N_COLUMNS, np.float32)
+    user_row.values(row, int(slot["served_at_ms"]), values)
+    return values
 
 
 def assert_the_engine_would_log_the_same(frame, folder):

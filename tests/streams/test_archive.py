@@ -85,6 +85,7 @@ def assert_lake_is_the_log(site):
     assert slates == expected
 
 
+@pytest.mark.slow
 def test_every_record_is_in_the_lake_once_after_kills_under_load(site, rng):
     delays_s = rng.uniform(0.05, 1.0, 5)
     done = threading.Event()
@@ -110,6 +111,7 @@ def test_every_record_is_in_the_lake_once_after_kills_under_load(site, rng):
     assert len(lake.files_of(site.lake, lake.INTERACTIONS)) > 4
 
 
+@pytest.mark.slow
 def test_files_alone_say_where_a_restart_goes_on(small_site, rng):
     site = small_site
     send_everything(site, rng, 1_000)
@@ -136,6 +138,7 @@ def test_stopping_writes_what_waits(small_site, rng):
     assert_lake_is_the_log(small_site)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_the_archive_with_one_clear_line_and_loses_nothing(
     small_site, rng
 ):
