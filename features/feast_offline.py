@@ -183,12 +183,12 @@ def _moments(entity: Entity, frame: pd.DataFrame, key: str, now_ms: NDArray[np.i
     ids = frame[key].astype(str)
     until_ms = now_ms
     if LOGGED_AT_MS in frame:
-        until_ms = frame[LOGGED_AT_MS].to_numpy(np.int64)
+        until_ms = np.asarray(frame[LOGGED_AT_MS], np.int64)
     if entity == "item":
         return Moments(id_hashes(ids), now_ms, until_ms, np.full(len(frame), BY_TIME))
     until_offset = np.full(len(frame), BY_TIME)
     if INCLUDED_OFFSET in frame:
-        until_offset[:] = frame[INCLUDED_OFFSET].fillna(BY_TIME).to_numpy(np.int64)
+        until_offset[:] = np.asarray(frame[INCLUDED_OFFSET].fillna(BY_TIME), np.int64)
     profiles = frame[PROFILE].fillna("") if PROFILE in frame else [""] * len(frame)
     viewers = [viewer_hash(user, profile) for user, profile in zip(ids, profiles, strict=True)]
     return Moments(np.array(viewers, np.uint64), now_ms, until_ms, until_offset)
@@ -197,7 +197,5 @@ def _moments(entity: Entity, frame: pd.DataFrame, key: str, now_ms: NDArray[np.i
 def _milliseconds(times: pd.Series) -> NDArray[np.int64]:
     """Milliseconds since 1970 UTC; times without a zone are UTC."""
     moments = pd.to_datetime(times, utc=True)
-    found: NDArray[np.int64] = (
-        (moments - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
-    ).to_numpy(np.int64)
-    return found
+    since_1970 = moments - pd.Timestamp(0, tz="UTC")
+    return np.asarray(since_1970 // pd.Timedelta(milliseconds=1), np.int64)

@@ -3,6 +3,8 @@
 from threading import Event
 
 from features import lake
+from features.lake import LakeError
+from features.log import LogError
 from infra import topics
 from infra.settings import Settings
 from infra.telemetry import READY
@@ -34,7 +36,7 @@ def run_archive_flow(settings: Settings, stop: Event) -> None:
     with archive_flow(parts) as (flow, writer):
         READY.set(1)
         try:
-            run_flow(flow, EPOCH_S)
+            run_flow(flow, EPOCH_S, (LakeError, LogError))
             writer.flush()
         finally:
             READY.set(0)

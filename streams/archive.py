@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -45,6 +46,7 @@ DAY_MS = 86_400_000
 LOCK_FILE = ".lock"
 NOT_INCLUDED = -1  # the viewer was unknown: nothing of the log was in the decision
 
+# Wide enough for whatever the wire can hold: a record that fits no column would stop the archive.
 INTERACTION_COLUMNS = (
     *lake.RAW,
     ("event_id", pa.string()),
@@ -52,10 +54,10 @@ INTERACTION_COLUMNS = (
     ("profile_id", pa.string()),
     ("item_id", pa.string()),
     ("session_id", pa.string()),
-    ("type", pa.dictionary(pa.int8(), pa.string())),
+    ("type", pa.string()),
     ("occurred_at_ms", pa.int64()),
     ("request_id", pa.string()),
-    ("slot", pa.int32()),
+    ("slot", pa.int64()),
     ("watch_position_s", pa.float32()),
     ("watch_duration_s", pa.float32()),
     ("rating", pa.float32()),
@@ -77,11 +79,11 @@ IMPRESSION_COLUMNS = (
     ("bundle_version", pa.string()),
     ("feature_version", pa.string()),
     ("degraded", pa.list_(pa.string())),
-    ("n_candidates", pa.int32()),
+    ("n_candidates", pa.int64()),
     ("device", pa.string()),
     ("page", pa.string()),
     ("region", pa.string()),
-    ("slot", pa.int16()),  # place in the slate, from 0; null: the slate was empty
+    ("slot", pa.int32()),  # place in the slate, from 0; null: the slate was empty
     ("item_id", pa.string()),
     ("source", pa.string()),
     ("arm", pa.string()),
@@ -90,6 +92,10 @@ IMPRESSION_COLUMNS = (
     ("cause_item_id", pa.string()),
     ("features", pa.list_(pa.float32())),
 )
+
+DECODED = tuple(name for name, _ in INTERACTION_COLUMNS[len(lake.RAW) :])
+UNKNOWN = (None,) * len(DECODED)  # of a record that is no event
+values_of = attrgetter(*DECODED)
 
 Place = tuple[str, int]  # a topic and a partition of it
 
@@ -248,9 +254,11 @@ def rows_of(table: str, records: Records) -> Any:
     columns = lake.raw_columns(records)
     if table != lake.INTERACTIONS:
         return pa.table(columns, pa.schema(lake.RAW))
-    decoded = [_interaction_of(record) for record in records]
-    for name, _ in INTERACTION_COLUMNS[len(lake.RAW) :]:
-        columns[name] = [None if i is None else _named(getattr(i, name)) for i in decoded]
+    events = [_interaction_of(record) for record in records]
+    rows = [UNKNOWN if event is None else values_of(event) for event in events]
+    columns |= zip(DECODED, map(list, zip(*rows, strict=True)), strict=True)
+    for name in ("type", "device", "page"):
+        columns[name] = [_word(value) for value in columns[name]]
     return pa.table(columns, pa.schema(INTERACTION_COLUMNS))
 
 
@@ -266,9 +274,11 @@ def _interaction_of(record: Message) -> Interaction | None:
         return None
 
 
-def _named(value: Any) -> Any:
-    """A member of an enumeration by its name; anything else as it is."""
-    return value.name.lower() if isinstance(value, Enum) else value
+def _word(member: Enum | int | None) -> str | None:
+    """A member of an enumeration by its name; a number that is none of them as digits."""
+    if member is None:
+        return None
+    return member.name.lower() if isinstance(member, Enum) else str(member)
 
 
 def _slot_rows(record: Message) -> Iterator[dict[str, Any]]:
@@ -291,12 +301,14 @@ def _slate_columns(impression: Impression) -> dict[str, Any]:
     """What all slots of an impression have in common."""
     included = impression.included[0] if impression.included else None
     columns = {
-        name: _named(getattr(impression, name))
+        name: getattr(impression, name)
         for name, _ in IMPRESSION_COLUMNS
         if hasattr(impression, name)
     }
     return {
         **columns,
+        "device": _word(impression.device),
+        "page": _word(impression.page),
         "event_timestamp": impression.served_at_ms,
         "included_partition": NOT_INCLUDED if included is None else included.partition,
         "included_offset": NOT_INCLUDED if included is None else included.offset,

@@ -274,6 +274,26 @@ def test_columns_for_people_stand_beside_the_raw_ones():
         assert row["type"] is None
 
 
+def test_values_beyond_what_an_event_may_have_stop_nothing():
+    strange = [
+        events_pb2.Interaction(
+            type=kind, slot=2**32 - 1, rating=float("nan"), occurred_at_ms=-(2**63),
+            context=events_pb2.Context(device=77, page=-5),
+        ).SerializeToString()
+        for kind in range(90, 400)
+    ]  # fmt: skip
+    rows = rows_of(lake.INTERACTIONS, [Given(k, value) for k, value in enumerate(strange)])
+    assert rows["type"].to_pylist() == [str(kind) for kind in range(90, 400)]
+    assert rows["slot"][0].as_py() == 2**32 - 1
+    assert (rows["device"][0].as_py(), rows["page"][0].as_py()) == ("77", "-5")
+    slate = events_pb2.Impression(
+        served_at_ms=2**63 - 1, n_candidates=2**32 - 1, context=events_pb2.Context(device=99),
+        included=[events_pb2.Position(partition=2**31 - 1, offset=2**63 - 1)],
+    ).SerializeToString()  # fmt: skip
+    (row,) = rows_of(lake.IMPRESSIONS, [Given(0, slate)]).drop(["event_timestamp"]).to_pylist()
+    assert (row["served_at_ms"], row["device"]) == (2**63 - 1, "99")
+
+
 def test_an_impression_becomes_a_row_for_each_slot():
     rows = rows_of(lake.IMPRESSIONS, [Given(5, impression("r1", 2)), Given(6, impression("r2", 0))])
     first, second, empty = rows.to_pylist()
