@@ -255,8 +255,8 @@ def rows_of(table: str, records: Records) -> Any:
     if table != lake.INTERACTIONS:
         return pa.table(columns, pa.schema(lake.RAW))
     events = [_interaction_of(record) for record in records]
-    rows = [UNKNOWN if event is None else values_of(event) for event in events]
-    columns |= zip(DECODED, map(list, zip(*rows, strict=True)), strict=True)
+    decoded = [UNKNOWN if event is None else values_of(event) for event in events]
+    columns |= zip(DECODED, map(list, zip(*decoded, strict=True)), strict=True)
     for name in ("type", "device", "page"):
         columns[name] = [_word(value) for value in columns[name]]
     return pa.table(columns, pa.schema(INTERACTION_COLUMNS))
