@@ -40,6 +40,7 @@ from streams.kafka import ALWAYS, CallSink, Records
 MAX_BATCH = 2_000
 WAIT_S = 0.1  # for a batch to fill: nobody waits for the lake
 MAX_WAITING_BYTES = 64 << 20
+AT_ONCE = 1_000  # records that are Python objects at one time
 BYTES_A_RECORD = 1_000  # of memory, beside its value: objects, headers, columns
 METADATA_TIMEOUT_S = 30
 DAY_MS = 86_400_000
@@ -247,7 +248,15 @@ def _date(day: int) -> str:
 
 
 def rows_of(table: str, records: Records) -> Any:
-    """Records as an Arrow table: as they were, and decoded where that helps to read them."""
+    """Records as an Arrow table: as they were, and decoded where that helps to read them.
+
+    A thousand at a time: as Python objects a slate takes twenty times its bytes.
+    """
+    starts = range(0, len(records), AT_ONCE)
+    return pa.concat_tables(_rows_of(table, records[at : at + AT_ONCE]) for at in starts)
+
+
+def _rows_of(table: str, records: Records) -> Any:
     if table == lake.IMPRESSIONS:
         rows = [row for record in records for row in _slot_rows(record)]
         return pa.Table.from_pylist(rows, pa.schema(IMPRESSION_COLUMNS))
