@@ -11,7 +11,8 @@ from google.protobuf.message import DecodeError, Message
 from headrace.v1 import events_pb2
 
 from features.erasure import Erasure
-from features.events import CatalogItem, Interaction
+from features.events import CatalogItem, Impression, ImpressionSlot, Interaction
+from features.position import Position
 from features.vocabulary import Device, EventType, Page
 
 MAX_RECORD_BYTES = 65_536
@@ -159,6 +160,40 @@ def decode_erasure(key: bytes, value: bytes) -> Erasure:
     except ValueError as error:
         raise WireError(f"key must be 16 hexadecimal digits; got {key[:32]!r}") from error
     return Erasure(viewer, message.partition, message.offset, message.erased_at_ms)
+
+
+def decode_impression(value: bytes) -> Impression:
+    """The served decision in the bytes of a record. Raises WireError."""
+    message = events_pb2.Impression()
+    _parse(value, message, as_json=False)
+    return Impression(
+        request_id=message.request_id,
+        user_id=message.user_id,
+        profile_id=message.profile_id,
+        session_id=message.session_id,
+        served_at_ms=message.served_at_ms,
+        slots=tuple(_slot_of(slot) for slot in message.slots),
+        bundle_version=message.bundle_version,
+        feature_version=message.feature_version,
+        included=tuple(Position(p.topic, p.partition, p.offset) for p in message.included),
+        degraded=tuple(message.degraded),
+        n_candidates=message.n_candidates,
+        device=_member(Device, message.context.device),
+        page=_member(Page, message.context.page),
+        region=message.context.region,
+    )
+
+
+def _slot_of(slot: events_pb2.SlateSlot) -> ImpressionSlot:
+    return ImpressionSlot(
+        item_id=slot.item_id,
+        source=slot.source,
+        arm=slot.arm,
+        propensity=slot.propensity,
+        score=slot.score,
+        cause_item_id=slot.cause_item_id,
+        features=tuple(slot.features),
+    )
 
 
 def _parse(value: bytes, message: Message, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from features.position import Position
 from features.vocabulary import N_TYPES, Device, EventType, Page
 
 MAX_ID_BYTES: Final = 128
@@ -102,6 +103,39 @@ class CatalogItem:
     series_id: str = ""  # empty: a film
     season: int = 0
     episode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ImpressionSlot:
+    """One place of a served slate, and why the title stood there."""
+
+    item_id: str
+    source: str
+    arm: str
+    propensity: float
+    score: float
+    cause_item_id: str
+    features: tuple[float, ...]  # in the order of the impression's feature version
+
+
+@dataclass(frozen=True, slots=True)
+class Impression:
+    """A whole served decision, as the topic `impressions` has it."""
+
+    request_id: str
+    user_id: str
+    profile_id: str
+    session_id: str
+    served_at_ms: int
+    slots: tuple[ImpressionSlot, ...]
+    bundle_version: str
+    feature_version: str
+    included: tuple[Position, ...]  # of the log, that the viewer's state contained
+    degraded: tuple[str, ...]
+    n_candidates: int
+    device: Device
+    page: Page
+    region: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ the features flow writes, and computes the columns with the functions that the s
 Nothing is written: a row has one writer.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -15,13 +17,14 @@ import numpy as np
 from feast import FeatureStore, RepoConfig
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.repo_config import FeastConfigBaseModel, RegistryConfig
+from feast.repo_config import FeastConfigBaseModel
 from numpy.typing import NDArray
 
 from features import item_row, user_row
 from features.clock import WallClock
 from features.compiled import Rows, compiled
-from features.definitions import ENTITIES, feature_views, ranking_service
+from features.definitions import Sources, catalogue
+from features.feast_offline import OFFLINE_TYPE
 from features.global_rates import DEFAULT_PRIORS
 from features.ids import id_hashes
 from features.partition_reads import read_priors
@@ -220,32 +223,72 @@ def feature_store(
     redis: RedisConfig,
     folder: Path,
     *,
-    archive: Path | None = None,
+    lake: Path | None = None,
     now_ms: int | None = None,
 ) -> FeatureStore:
     """Feast over the rows in Redis, with its registry in `folder` and the definitions applied.
 
-    Opening a store again on the same folder changes nothing. `archive` is where past values lie
-    (`<folder>/archive` if not given); `now_ms` fixes the time that features are computed for.
+    Opening a store again on the same folder changes nothing. `lake` is where past values come from
+    (`<folder>/lake` if not given); `now_ms` fixes the time that present ones are computed for.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    store = FeatureStore(config=_repo_config(redis, folder, now_ms))
-    views = feature_views((archive or folder / "archive").absolute())
-    store.apply([*ENTITIES.values(), *views, ranking_service(views)])
+    lake = (lake or folder / "lake").absolute()
+    settings = _settings(redis, folder, lake, now_ms)
+    store = FeatureStore(config=RepoConfig(**settings))
+    store.apply(catalogue(Sources(lake)))
     return store
 
 
-def _repo_config(redis: RedisConfig, folder: Path, now_ms: int | None) -> RepoConfig:
-    return RepoConfig(
-        project=PROJECT,
-        provider="local",
-        registry=RegistryConfig(
-            path=str(folder / "registry.db"),
-            cache_ttl_seconds=0,  # never: this process has applied the definitions itself
-        ),
-        online_store=HeadraceOnlineStoreConfig(
-            url=redis.url, prefix=redis.prefix, options=redis.options, now_ms=now_ms
-        ),
-        offline_store={"type": "file"},
-        entity_key_serialization_version=3,
+def write_repo(redis: RedisConfig, folder: Path, sources: Sources) -> FeatureStore:
+    """Makes `folder` a Feast repository and applies the catalogue to it.
+
+    Then `FeatureStore(repo_path=folder)` opens it, and `feast apply` or `feast ui` run there. Its
+    `feature_store.yaml` is for this user alone, since an address may hold a password.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = replace(sources, lake=sources.lake.absolute())
+    settings = _settings(redis, folder.absolute(), sources.lake, None)
+    yaml = folder / "feature_store.yaml"
+    yaml.touch(0o600)
+    yaml.chmod(0o600)
+    yaml.write_text(json.dumps(settings, indent=2) + "\n")  # JSON is YAML
+    (folder / "definitions.py").write_text(
+        DEFINITIONS.format(lake=str(sources.lake), bootstrap=sources.bootstrap, topic=sources.topic)
     )
+    store = FeatureStore(repo_path=str(folder))
+    store.apply(catalogue(sources))
+    return store
+
+
+DEFINITIONS = '''"""What `feast apply` registers; written by `headrace feast apply`."""
+
+from pathlib import Path
+
+from features.definitions import Sources, catalogue
+
+globals().update(
+    (made.name, made)
+    for made in catalogue(Sources(Path({lake!r}), {bootstrap!r}, {topic!r}))
+)
+'''
+
+
+def _settings(redis: RedisConfig, folder: Path, lake: Path, now_ms: int | None) -> dict[str, Any]:
+    """What `feature_store.yaml` says."""
+    online = {
+        "type": STORE_TYPE,
+        "url": redis.url,
+        "prefix": redis.prefix,
+        "options": dict(redis.options),
+    }
+    return {
+        "project": PROJECT,
+        "provider": "local",
+        "registry": {
+            "path": str(folder / "registry.db"),
+            "cache_ttl_seconds": 0,  # never: whoever changes definitions applies them
+        },
+        "online_store": online if now_ms is None else {**online, "now_ms": now_ms},
+        "offline_store": {"type": OFFLINE_TYPE, "lake": str(lake)},
+        "entity_key_serialization_version": 3,
+    }

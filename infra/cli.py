@@ -34,6 +34,8 @@ app = typer.Typer(
 stream_app = typer.Typer(help="Dataflows from the log to served state.", no_args_is_help=True)
 datasets_app = typer.Typer(help="Public datasets to replay and train on.", no_args_is_help=True)
 topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
+features_app = typer.Typer(help="The catalogue of features.", no_args_is_help=True)
+feast_app = typer.Typer(help="Features by Feast's own API.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_help=True)
 user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
@@ -41,6 +43,8 @@ app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(user_app, name="user")
+app.add_typer(features_app, name="features")
+app.add_typer(feast_app, name="feast")
 
 console = Console()
 errors = Console(stderr=True)
@@ -52,6 +56,7 @@ Dataset = Annotated[str, typer.Argument(help="movietweetings, movielens or kuair
 # Troubles that a user can mend, by the module that defines them.
 KNOWN_TROUBLES = {
     "features.bundle_format": ("BundleError",),
+    "features.lake": ("LakeError",),
     "features.log": ("LogError",),
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
@@ -140,6 +145,26 @@ def _run_features_worker(settings: Settings, stop: Event, process: int, addresse
         run_features_flow(settings, stop, cluster)
 
 
+@stream_app.command("archive")
+def stream_archive() -> None:
+    """Runs the archive flow: the log to a lake of Parquet files, every record once.
+
+    HEADRACE_ARCHIVE__FOLDER names the lake (default: `lake` in HEADRACE_HOME),
+    HEADRACE_ARCHIVE__FLUSH_S and HEADRACE_ARCHIVE__ROWS_PER_FILE the size of its files.
+    """
+    from infra.archive import run_archive_flow
+    from infra.running import connected
+    from infra.telemetry import configure_logging, serve_metrics
+
+    configure_logging("archive")
+    settings = connected(Settings())
+    serve_metrics(settings.metrics.host, settings.metrics.archive_port)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    run_archive_flow(settings, stop)
+
+
 @app.command()
 def serve() -> None:
     """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""
@@ -158,11 +183,14 @@ def up(
     dataset: Annotated[
         str, typer.Option(help="What fills the log: auto, simulation, a dataset; empty: nothing.")
     ] = "",
+    archive: Annotated[bool, typer.Option("--archive", help="Run the archive flow, too.")] = False,
 ) -> None:
     """Starts broker, Redis, the features flow and the server on this machine."""
     from infra import running
 
     settings = Settings()
+    if archive:
+        settings.archive.enabled = True
     if detach:
         running.start_detached(settings, dataset, console)
     else:
@@ -447,6 +475,31 @@ def erase_user(
 
     position = erase(connected(Settings()), user_id, profile)
     console.print(f"forgotten from {position.topic}/{position.partition} at {position.offset} on")
+
+
+@features_app.command("docs")
+def feature_docs() -> None:
+    """Prints the catalogue of features as Markdown: `headrace features docs > docs/features.md`."""
+    from features.feature_docs import catalogue
+
+    sys.stdout.write(catalogue())
+
+
+@feast_app.command("apply")
+def feast_apply(
+    repo: Annotated[Path, typer.Option(help="folder of feature_store.yaml")] = Path("feast"),
+) -> None:
+    """Writes a Feast repository over the rows and the lake, and registers entities and views."""
+    from features.definitions import Sources
+    from features.feast_store import write_repo
+    from infra.running import connected
+    from infra.topics import INTERACTIONS
+
+    settings = connected(Settings())
+    topic = settings.kafka.prefix + INTERACTIONS
+    sources = Sources(settings.lake(), settings.kafka.bootstrap, topic)
+    write_repo(settings.redis.config(), repo, sources)
+    console.print(f"FeatureStore(repo_path={str(repo)!r}) reads the features")
 
 
 @datasets_app.command("get")

@@ -36,6 +36,8 @@ def run(settings: Settings, dataset: str, console: Console) -> None:
             fill(stack, source, console, share=1.0)
         stack.start_features()
         stack.start_serve()
+        if settings.archive.enabled:
+            stack.start_archive()
         print_how_to_call(stack.addresses.grpc, stack.addresses.broker, console)
         try:
             while True:
@@ -55,6 +57,7 @@ def start_detached(settings: Settings, dataset: str, console: Console) -> None:
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "infra.cli", "up", "--dataset", dataset]
+    command += ["--archive"] if settings.archive.enabled else []
     with (logs / "up.log").open("wb") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -82,7 +85,9 @@ def connected(settings: Settings) -> Settings:
     kafka = settings.kafka.model_copy(update={"bootstrap": addresses["broker"]})
     url = settings.redis.url or addresses["redis"]
     redis = settings.redis.model_copy(update={"url": url})
-    return settings.model_copy(update={"kafka": kafka, "redis": redis})
+    folder = settings.archive.folder or addresses.get("lake")
+    archive = settings.archive.model_copy(update={"folder": folder and Path(folder)})
+    return settings.model_copy(update={"kafka": kafka, "redis": redis, "archive": archive})
 
 
 def refuse_second(home: Path) -> None:
@@ -119,7 +124,8 @@ def read_status(home: Path) -> dict[str, Any]:
         }
         for name, process in found["processes"].items()
     ]
-    addresses = {**found["addresses"], **{f"metrics_{k}": url for k, url in metrics.items()}}
+    addresses = {name: address for name, address in found["addresses"].items() if address}
+    addresses |= {f"metrics_{name}": url for name, url in metrics.items()}
     names = {process["name"] for process in processes}
     healthy = all(p["healthy"] for p in processes) and {"features", "serve"} <= names
     return {"healthy": healthy, "processes": processes, "addresses": addresses}

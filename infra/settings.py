@@ -69,12 +69,24 @@ class StreamSettings(Section):
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
 
+class ArchiveSettings(Section):
+    """The archive flow: the log as Parquet files."""
+
+    enabled: bool = Field(False, description="whether `headrace up` runs it")
+    folder: Path | None = Field(None, description="of the lake; empty: `lake` in the home")
+    group: str = Field("headrace-archive", description="consumer group, for tools that watch lag")
+    flush_s: float = Field(60.0, ge=0.1, le=3_600, description="a record waits this long at most")
+    rows_per_file: int = Field(100_000, ge=100, le=2_000_000, description="records at most")
+    accept_gap: bool = Field(False, description="go on where the log lost records unarchived")
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
     host: str = "127.0.0.1"
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    archive_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
 
 class Settings(BaseSettings):
@@ -88,9 +100,14 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     stream: StreamSettings = StreamSettings()
     serving: ServingSettings = ServingSettings()
+    archive: ArchiveSettings = ArchiveSettings()
     metrics: MetricsSettings = MetricsSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
+
+    def lake(self) -> Path:
+        """The folder of the lake."""
+        return self.archive.folder or self.home / "lake"
 
     def environment(self) -> dict[str, str]:
         """The variables from which a child process reads these very settings."""

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,6 +44,7 @@ class Addresses:
     broker: str
     redis: str
     grpc: str
+    lake: str | None = None
     metrics: dict[str, str] = field(default_factory=dict)
 
 
@@ -136,6 +138,20 @@ class Stack:
             "HEADRACE_SERVING__PORT": str(port),
         }
         self._start("serve", ["serve"], environment)
+
+    def start_archive(self) -> None:
+        """Starts the archive flow. An embedded log, new at each start, gets a lake of its own."""
+        port = self._settings.metrics.archive_port or free_port()
+        folder = self._settings.lake()
+        if self.broker is not None and self._settings.archive.folder is None:
+            folder = folder / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}"
+        self.addresses.lake = str(folder.resolve())
+        self.addresses.metrics["archive"] = self._metrics_url(port)
+        environment = {
+            "HEADRACE_METRICS__ARCHIVE_PORT": str(port),
+            "HEADRACE_ARCHIVE__FOLDER": self.addresses.lake,
+        }
+        self._start("archive", ["stream", "archive"], environment)
 
     def _metrics_url(self, port: int) -> str:
         host = self._settings.metrics.host

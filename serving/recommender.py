@@ -248,12 +248,13 @@ class Recommender:
         known = liked[learned.has_factors[liked]]
         return learned.fold_in.viewer(learned.factors[known]) if len(known) else None
 
-    def _hydrate(self, request: Request, start: int = 0) -> None:
-        """Features of the candidates from place `start` on."""
+    def _hydrate(self, request: Request, start: int = 0, stop: int | None = None) -> None:
+        """Features of the candidates from place `start` on, or of those up to `stop`."""
         found, learned = self._candidates, self._learned
-        slots, scores = found.slots[start : found.n], found.scores[start : found.n]
+        stop = found.n if stop is None else stop
+        slots, scores = found.slots[start:stop], found.scores[start:stop]
         if learned is not None:
-            learned.covisitation.describe(slots, scores, found.causes[start : found.n])
+            learned.covisitation.describe(slots, scores, found.causes[start:stop])
             if request.factors is not None:
                 scores[:, ALS] = learned.factors[slots] @ request.factors
         assemble(
@@ -267,7 +268,7 @@ class Recommender:
             self._table.years,
             self._table.genres,
             0 if learned is None else learned.bundle.models.latest_year,
-            found.features[start : found.n],
+            found.features[start:stop],
         )
 
     def _filter(self, request: Request) -> None:
@@ -332,10 +333,13 @@ class Recommender:
         found.offer(in_turn, len(in_turn), Source.TRENDING)
         self._filter(request)
         n = min(request.count, found.n)
-        trend = self._mirror.values[found.slots[:n], _TREND_1D]
+        self._hydrate(request, stop=n)  # for the log: what a ranker would have seen
+        features = found.features[:n].copy()
         items = tuple(
-            self._item(int(slot), float(score), Source.TRENDING, arm=FALLBACK_ARM)
-            for slot, score in zip(found.slots[:n], trend, strict=True)
+            self._item(
+                int(slot), float(row[_TREND_COLUMN]), Source.TRENDING, NO_CAUSE, row, FALLBACK_ARM
+            )
+            for slot, row in zip(found.slots[:n], features, strict=True)
         )
         return self._slate(items, found.n, degraded)
 

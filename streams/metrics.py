@@ -13,6 +13,8 @@ ROW_LOADS = Gauge("headrace_stream_row_loads", "Rows read from the store so far"
 ROW_EVICTIONS = Gauge("headrace_stream_row_evictions", "Rows given back so far", ["table"])
 LAG = Gauge("headrace_stream_lag", "Records behind the end of the log", ["topic", "partition"])
 COMMIT_FAILURES = Counter("headrace_stream_commit_failures", "Offset commits the broker refused")
+ARCHIVED = Counter("headrace_archive_records", "Records in files of the lake", ["table"])
+ARCHIVE_WAITING = Gauge("headrace_archive_waiting", "Records in memory, not yet in a file")
 BATCH = Histogram(
     "headrace_stream_batch_events",
     "Events in a batch",

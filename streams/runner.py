@@ -45,29 +45,31 @@ def run_flow(
     epoch_s: float,
     cluster: Cluster = ALONE,
     at_end: Sequence[Callable[[], None]] = (),
+    expected: tuple[type[Exception], ...] = (LogError, RowsLostError, LeaseError),
 ) -> None:
     """Runs `flow` until its sources end; offsets are committed about once an epoch.
 
     No recovery store: source offsets live in Kafka, rows in the store. `at_end` is called when
     every worker of the cluster has ended well: all that was read is in the sinks then, wherever
-    they are. Raises LogError when the log refuses a record, or no longer has the offset to resume
-    from; RowsLostError when Redis lost rows or somebody wants them made anew; LeaseError when
-    another process has them. In a cluster WorkerError, whatever the reason and whosever it is.
+    they are. `expected` are the errors of a flow that are raised as they are: LogError when the log
+    refuses a record, or no longer has the offset to resume from; RowsLostError when Redis lost rows
+    or somebody wants them made anew; LeaseError when another process has them. In a cluster all are
+    a WorkerError, whatever the reason and whosever it is.
     """
     epoch = timedelta(seconds=epoch_s)
     if cluster.n_workers == 1:
-        _run_alone(flow, epoch)
+        _run_alone(flow, epoch, expected)
     else:
         _run_together(flow, epoch, cluster)
     for finish in at_end:
         finish()
 
 
-def _run_alone(flow: Dataflow, epoch: timedelta) -> None:
+def _run_alone(flow: Dataflow, epoch: timedelta, expected: tuple[type[Exception], ...]) -> None:
     try:
         run_main(flow, epoch_interval=epoch)  # type: ignore[no-untyped-call]
     except BytewaxRuntimeError as error:
-        if isinstance(error.__cause__, LogError | RowsLostError | LeaseError):
+        if isinstance(error.__cause__, expected):
             raise error.__cause__ from None  # Bytewax wraps it; who called us expects it as it is
         raise
 

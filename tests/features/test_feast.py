@@ -1,5 +1,7 @@
 """Feast answers with the numbers that the server computes, and changes nothing."""
 
+import runpy
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,8 +30,8 @@ with warnings.catch_warnings():
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
-    from features.definitions import RANKING_SERVICE
-    from features.feast_store import HeadraceOnlineStore, feature_store
+    from features.definitions import RANKING_SERVICE, Sources
+    from features.feast_store import HeadraceOnlineStore, feature_store, write_repo
 
 N_USERS, N_ITEMS, N_EVENTS = 40, 30, 4_000
 USER_IDS = [f"user-{number}" for number in range(N_USERS)]
@@ -241,6 +243,63 @@ def sizes(store: FeatureStore) -> list[int]:
     return [len(view.features) for view in views] + [
         len(projection.features) for projection in service.feature_view_projections
     ]
+
+
+def test_every_view_answers_what_the_server_computes(world: World) -> None:
+    """Whatever views the registry has: each one alone, every column of it."""
+    kinds = {"user": (user_row, USER_IDS), "item": (item_row, ITEM_IDS)}
+    for view in VIEWS:
+        kind, ids = kinds[view.entity]
+        names = [column.name for column in view.columns]
+        questions = [f"{view.name}:{name}" for name in names]
+        answer = world.ask(questions, [{f"{view.entity}_id": id_} for id_ in ids])
+        for place in range(len(ids)):
+            expected = values_by_name(kind, world.rows[view.entity][place])
+            assert {name: answer[name][place] for name in names} == {
+                name: expected[name] for name in names
+            }
+
+
+def test_a_thousand_reads_do_not_get_slower(world: World) -> None:
+    """Medians of the first and the last fifth; a store that keeps something of each would creep."""
+    service = world.store.get_feature_service(RANKING_SERVICE)
+    question = [{"user_id": USER_IDS[0], "item_id": ITEM_IDS[0]}]
+    world.ask(service, question)
+    took_s = []
+    for _ in range(1_000):
+        started_s = time.perf_counter()
+        world.ask(service, question)
+        took_s.append(time.perf_counter() - started_s)
+    assert np.median(took_s[-200:]) < 3 * np.median(took_s[:200])
+
+
+def test_the_catalogue_names_the_stream_and_the_lake(world: World) -> None:
+    for view in VIEWS:
+        found = world.store.get_feature_view(view.name)
+        assert found.stream_source.kafka_options.topic == "interactions"
+        assert found.batch_source.path.endswith("lake/interactions")
+
+
+def test_a_repository_opens_in_feast_by_its_folder(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    write_repo(world.config, folder, Sources(tmp_path / "lake", "10.0.0.5:9092", "eu-interactions"))
+    store = FeatureStore(repo_path=str(folder))
+    assert (folder / "feature_store.yaml").stat().st_mode & 0o077 == 0
+    view = store.get_feature_view(VIEWS[0].name)
+    assert view.stream_source.kafka_options.topic == "eu-interactions"
+    answer = store.get_online_features(features_of("item"), [{"item_id": ITEM_IDS[0]}]).to_dict()
+    assert answer["item_engaged_total"] == [
+        values_by_name(item_row, world.rows["item"][0])["item_engaged_total"]
+    ]
+
+
+def test_feast_apply_in_a_repository_changes_nothing(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "repo"
+    store = write_repo(world.config, folder, Sources(tmp_path / "lake"))
+    before = {view.name for view in store.list_feature_views()}
+    names = runpy.run_path(str(folder / "definitions.py"))
+    assert {RANKING_SERVICE, "user", "item", *before} <= set(names)
+    assert before == {view.name for view in VIEWS}
 
 
 def test_three_hundred_calls_leave_nothing_behind(
