@@ -1,4 +1,4 @@
-"""The rows that partitions feed, through the running flow: those of a clean replay, and readable."""
+"""The rows that partitions feed, through the running flow: a clean replay's, and readable."""
 
 import time
 
