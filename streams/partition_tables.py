@@ -85,7 +85,7 @@ class PartitionTables:
         cache = self._caches[GLOBALS.letter]
         present = np.empty(MAX_PARTITIONS, np.int64)
         present = present[: global_rates.partitions_of(events, present)]
-        ids = np.array([global_rates.row_id(partition) for partition in present], np.uint64)
+        ids = np.array([global_rates.row_id(p) for p in present.tolist()], np.uint64)
         slots = np.zeros(MAX_PARTITIONS, np.int64)  # by partition
         slots[present] = cache.slots_of(ids)
         changed = np.zeros(MAX_PARTITIONS, np.bool_)

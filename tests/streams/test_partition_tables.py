@@ -30,14 +30,14 @@ def test_rows_of_partitions_equal_a_clean_replay_after_a_kill(
         assert site.wrong_rows() == []
     now_ms = start_ms + HOUR_MS
     link = RedisLink(redis, give_up_after_s=5)
-    stores = {t: RedisRowStore(link, t, redis) for t in (COVISITATIONS, SEGMENTS, GLOBALS)}
+    covisits, segments, globals_ = (
+        RedisRowStore(link, table, redis) for table in (COVISITATIONS, SEGMENTS, GLOBALS)
+    )
     try:
-        neighbours = read_neighbours(
-            stores[COVISITATIONS], stores[GLOBALS], id_hash("i1"), now_ms, 10, 4
-        )
+        neighbours = read_neighbours(covisits, globals_, id_hash("i1"), now_ms, 10, 4)
         hour = start_ms // HOUR_MS % 24
-        everywhere = read_segment(stores[SEGMENTS], 0, hour, now_ms, 64)
-        priors = read_priors(stores[GLOBALS])
+        everywhere = read_segment(segments, 0, hour, now_ms, 64)
+        priors = read_priors(globals_)
     finally:
         link.close()
     assert len(neighbours) == 10
