@@ -194,9 +194,10 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         if len(changed):
             changes.append((USERS, self._cache.rows[changed]))
         out: list[Keyed] = list(self._by_item_shard(events))
-        shard = str(int(events["partition"][0]) % self._n_workers)
-        logged_at_ms = int(events["logged_at_ms"].max())
-        out.extend((shard, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
+        if changes:  # there may be no event at all, where all were moved
+            shard = str(int(events["partition"][0]) % self._n_workers)
+            logged_at_ms = int(events["logged_at_ms"].max())
+            out.extend((shard, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
         return out, StatefulBatchLogic.RETAIN
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:

@@ -215,6 +215,10 @@ def test_a_crash_between_any_two_writes_loses_and_doubles_nothing(
     assert again.wrong_rows(events) == []
 
 
+def test_a_batch_without_events_changes_nothing() -> None:
+    assert Shard().apply(log_of()) == []
+
+
 # What readers make of them
 
 
