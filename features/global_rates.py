@@ -69,10 +69,18 @@ def row_id(partition: int) -> np.uint64:
 
 
 @compiled
-def ids_of(events: Rows, out: NDArray[np.uint64]) -> None:
-    """Ids of the rows of events into `out`, `(n_events,) uint64`."""
+def partitions_of(events: Rows, out: NDArray[np.int64]) -> int:
+    """The partitions that occur in events into `out`, each once; how many."""
+    n = 0
     for i in range(len(events)):
-        out[i] = row_id(events[i]["partition"])
+        partition = events[i]["partition"]
+        known = False
+        for k in range(n):
+            known |= out[k] == partition
+        if not known:
+            out[n] = partition
+            n += 1
+    return n
 
 
 @compiled
@@ -86,17 +94,24 @@ def apply(row: Row, event: Row, n_partners: int) -> bool:
     row["offset"] = event["offset"]
     row["partition"] = event["partition"]
     kinds = kinds_of(event["type"], event["rating"])
-    genres = np.uint64(event["genres"]) | (np.uint64(1) << np.uint64(ALL))
-    slot = 0
-    while genres != 0 and kinds != 0:
-        if genres & np.uint64(1):
-            for kind in range(N_KINDS):
-                row["counts"][slot, kind] += np.uint64((kinds >> kind) & 1)
-        genres >>= np.uint64(1)
-        slot += 1
+    if kinds != 0:
+        _count(row["counts"][ALL], kinds)
+        genres, slot = np.uint32(event["genres"]), 0
+        while genres != 0:
+            if genres & np.uint32(1):
+                _count(row["counts"][slot], kinds)
+            genres >>= np.uint32(1)
+            slot += 1
     if n_partners > 0:
         _add_pairs(row, event["at_ms"], pair_weight(n_partners))
     return True
+
+
+@compiled
+def _count(counts: NDArray[np.uint64], kinds: int) -> None:
+    for kind in range(N_KINDS):
+        if (kinds >> kind) & 1:
+            counts[kind] += np.uint64(1)
 
 
 @compiled
@@ -119,11 +134,17 @@ def apply_all(
     events: Rows,
     are_new: NDArray[np.bool_],
     n_partners: NDArray[np.uint8],
-    effects: NDArray[np.uint8],
+    changed: NDArray[np.bool_],
 ) -> None:
-    """Takes the events that `are_new` in order into `rows[slots]`; `effects`: 1 applied."""
+    """Takes the events that `are_new` in order into the rows of their partitions.
+
+    `slots`, by partition, says where in `rows`; `changed`, by partition, becomes true where an
+    event was taken in.
+    """
     for i in range(len(events)):
-        effects[i] = apply(rows[slots[i]], events[i], n_partners[i]) if are_new[i] else 0
+        partition = events[i]["partition"]
+        if are_new[i] and apply(rows[slots[partition]], events[i], n_partners[i]):
+            changed[partition] = True
 
 
 @compiled

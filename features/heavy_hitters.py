@@ -25,12 +25,13 @@ MOST_HALF_LIVES = 16.0  # that weights grow from a landmark, before it moves
 @compiled
 def place_for(items: NDArray[np.uint64], weights: NDArray[Any], item: np.uint64) -> int:
     """Where `item` stands or will: its place, the first empty one, the first of the weakest."""
-    weakest = 0
     for place in range(len(items)):
         if items[place] == item or items[place] == 0:
             return place
-        if weights[place] < weights[weakest]:
-            weakest = place
+    weakest, least = 0, weights[0]
+    for place in range(1, len(items)):
+        if weights[place] < least:
+            weakest, least = place, weights[place]
     return weakest
 
 

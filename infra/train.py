@@ -107,9 +107,10 @@ class LocalFeatures:
 
     def _count(self, events: Rows, are_new: NDArray[np.bool_]) -> None:
         """The global row; pairs of titles are counted where bundles are trained."""
-        n = len(events)
-        one_row, nothing = np.zeros(n, np.int64), np.zeros(n, np.uint8)
-        global_rates.apply_all(self._globals, one_row, events, are_new, nothing, nothing.copy())
+        partners = np.zeros(len(events), np.uint8)
+        changed = np.zeros(1, np.bool_)
+        slot = np.zeros(1, np.int64)
+        global_rates.apply_all(self._globals, slot, events, are_new, partners, changed)
 
     def viewer(self, event: int) -> Viewer:
         """The viewer of an event, as the rows have it now."""

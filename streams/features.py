@@ -290,8 +290,10 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         if len(changed):
             changes.append((USERS, self._cache.rows[changed]))
         out: list[Keyed] = list(self._by_item_shard(events))
-        logged_at_ms = int(events["logged_at_ms"].max())
-        out.extend((self._own_key, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
+        if changes:  # there may be no event at all, where all were moved
+            logged_at_ms = int(events["logged_at_ms"].max())
+            key = self._own_key
+            out.extend((key, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
         return out, StatefulBatchLogic.RETAIN
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:

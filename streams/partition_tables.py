@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from features import covisitation, global_rates, segment_popularity
 from features.compiled import Rows
 from features.covisitation import COVISIT, MOST_COVISITS
+from features.item_row import MAX_PARTITIONS
 from features.partition_rows import apply_viewers
 from features.row_cache import RowCache
 from features.segment_popularity import MOST_TOUCHED
@@ -83,12 +84,14 @@ class PartitionTables:
         self, events: Rows, are_new: NDArray[np.bool_], n_partners: NDArray[np.uint8]
     ) -> Changes:
         cache = self._caches[GLOBALS.letter]
-        ids = np.empty(len(events), np.uint64)
-        global_rates.ids_of(events, ids)
-        slots = cache.slots_of(ids)
-        effects = np.empty(len(events), np.uint8)
-        global_rates.apply_all(cache.rows, slots, events, are_new, n_partners, effects)
-        return cache, cache.distinct(slots, effects != 0)
+        present = np.empty(MAX_PARTITIONS, np.int64)
+        present = present[: global_rates.partitions_of(events, present)]
+        ids = np.array([global_rates.row_id(p) for p in present.tolist()], np.uint64)
+        slots = np.zeros(MAX_PARTITIONS, np.int64)  # by partition
+        slots[present] = cache.slots_of(ids)
+        changed = np.zeros(MAX_PARTITIONS, np.bool_)
+        global_rates.apply_all(cache.rows, slots, events, are_new, n_partners, changed)
+        return cache, slots[changed]
 
     def next_epoch(self) -> list[RowCache]:
         """Tells the caches that an epoch has ended; the caches."""
