@@ -159,7 +159,7 @@ def _run_until_loss(
         run_flow(flow, settings.stream.epoch_s, cluster, at_end)
     except RowsLostError as error:
         log.error("rows_lost", reason=error.reason, kept=sorted(error.kept))
-        return error.with_traceback(None)
+        return RowsLostError(error.reason, error.generation, error.kept)  # without its frames
     else:
         return None
     finally:

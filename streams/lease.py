@@ -45,7 +45,7 @@ class Holder:
     host: str
     pid: int
     started_s: float
-    token: str
+    nonce: str
     what: str  # for people
 
     @staticmethod
@@ -208,7 +208,7 @@ class Lease:
             except redis.RedisError as error:
                 log.warning("lease_not_renewed", reason=str(error))
                 continue
-            if holder is not None and holder.token != self._me.token:
+            if holder is not None and holder.nonce != self._me.nonce:
                 self._taken_by = str(holder)
                 log.error("lease_lost", to=self._taken_by)
                 return

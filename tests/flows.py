@@ -19,6 +19,7 @@ from features.titles import TitleFacts
 from features.vocabulary import EventType
 from infra import topics
 from infra.embedded import ChildServer, free_port
+from infra.settings import Settings
 from infra.stack import is_ready
 from tests.oracle import clean_replay, differences, stored
 
@@ -95,6 +96,14 @@ class FeaturesSite:
             "HEADRACE_HOME": str(self.folder),
             "HEADRACE_METRICS__FEATURES_PORT": str(self._port),
         }
+
+    def settings(self) -> Settings:
+        """The same as settings, for what runs in this process."""
+        return Settings(
+            kafka={"bootstrap": self.log.bootstrap, "prefix": self.prefix},
+            redis={"url": self.redis.url, "prefix": self.redis.prefix},
+            stream={"group": f"{self.prefix}features", "user_rows": 1024, "item_rows": 1024},
+        )
 
     @contextmanager
     def running(self) -> Iterator[ChildServer]:

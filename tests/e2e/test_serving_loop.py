@@ -3,6 +3,7 @@
 import signal
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter, read_to_end
 from features.vocabulary import EventType
 from infra import topics
 from infra.embedded import EmbeddedRedis
+from infra.rebuild import rebuild
 from infra.settings import Settings
 from infra.stack import Stack
 from offline.replay import publish_catalogue
@@ -117,6 +119,46 @@ def test_bad_fields_are_refused_by_name_and_value(client):
         client.track(Interaction("", "ann", "e1", EventType.RATE, rating=42.0))
     assert refused.value.code == "INVALID_ARGUMENT"
     assert "interaction.rating must be within 0..10; got 42" in str(refused.value)
+
+
+def ids(slate):
+    return [item.item_id for item in slate.items]
+
+
+def test_an_erased_viewer_is_answered_like_a_new_one(client):
+    position = client.track(watched("zoe", "e21"))
+    client.track(watched("zed", "e22"))
+    assert client.recommend("zoe", after=position, wait_ms=1_000).freshness.after_included
+    erased = client.delete_user("zoe")
+    slate = client.recommend("zoe", count=50, after=erased, wait_ms=1_000)
+    assert slate.freshness.after_included
+    wait_until(
+        lambda: ids(client.recommend("zoe", count=50)) == ids(client.recommend("new", count=50))
+    )
+    assert "e22" not in ids(client.recommend("zed", count=100))
+
+
+def test_nobody_is_erased_by_an_event_or_without_a_name(client):
+    with pytest.raises(RequestError) as refused:
+        client.track(Interaction("", "zed", "", EventType.ERASE))
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert "DeleteUser" in str(refused.value)
+    with pytest.raises(RequestError) as refused:
+        client.delete_user("")
+    assert "user_id must be an id of 1..128 bytes" in str(refused.value)
+
+
+def test_slates_go_on_while_all_rows_are_built_anew(stack, client):
+    position = client.track(watched("pam", "e31"))
+    assert client.recommend("pam", after=position, wait_ms=1_000).freshness.after_included
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(rebuild, stack.settings, wait=True, progress=lambda *_: None)
+        while not done.done():
+            slate = client.recommend("pam", count=10)
+            assert len(slate.items) == 10
+            assert slate.degraded == ("bundle",)
+        assert done.result().is_done
+    assert "e31" not in ids(client.recommend("pam", count=100))
 
 
 def test_slates_go_on_while_redis_is_away_and_recover(stack, client):

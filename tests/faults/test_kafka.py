@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from features.log import LogConfig, end_offsets
 from features.redis_store import RedisConfig
 from infra.embedded import ChildServer, StartError
+from infra.rebuild import rebuild
 from tests.apache_kafka import ApacheKafka, why_not_here
 from tests.faults.load import load, recent_interactions
 from tests.flows import FeaturesSite, wait_until
@@ -68,12 +69,18 @@ def test_an_offset_below_the_start_of_the_log_ends_the_process_with_what_to_do(
         _delete_records_beyond(site, committed)
         status = _run_to_its_end(process)
         message = process.log_tail().splitlines()[-1]
+        assert site.committed() == committed
+        asked = rebuild(site.settings(), wait=True, progress=lambda *_: None)
+        assert asked.is_asked
+        assert not asked.has_process
+        process.start()
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
     assert status == 3
     assert message.startswith("error")
     assert site.topic("interactions") in message
     assert f"{site.prefix}features was to go on" in message
     assert "`headrace rebuild`" in message
-    assert site.committed() == committed
 
 
 def _delete_records_beyond(site: FeaturesSite, committed: dict[int, int]) -> None:

@@ -25,7 +25,6 @@ from features.store import ITEMS, USERS
 from features.vocabulary import EventType
 from infra.backfill import backfill_archive, backfill_dataset
 from infra.history import BackfillError
-from infra.settings import Settings
 from offline.datasets import EVERYTHING, EventColumns, Selection
 from streams.lease import LeaseError
 from tests.faults.load import load
@@ -57,14 +56,6 @@ def headrace(site):
         )
 
     return run
-
-
-def settings_of(site):
-    return Settings(
-        kafka={"bootstrap": site.log.bootstrap, "prefix": site.prefix},
-        redis={"url": site.redis.url, "prefix": site.redis.prefix},
-        stream={"group": f"{site.prefix}features", "user_rows": 1024, "item_rows": 1024},
-    )
 
 
 def generation(site):
@@ -142,7 +133,7 @@ def test_archive_and_live_log_together_make_the_rows_of_the_whole_log(site, rng,
     site.writer.flush()
     stop = {0: 300, 1: 200, 2: 250, 3: 100}
     archive(site, tmp_path / "lake", stop)
-    done = backfill_archive(settings_of(site), tmp_path / "lake", None, lambda *_: None)
+    done = backfill_archive(site.settings(), tmp_path / "lake", None, lambda *_: None)
     assert done.handover == stop
     assert done.events == sum(stop.values())
     assert site.committed() == stop
@@ -150,9 +141,9 @@ def test_archive_and_live_log_together_make_the_rows_of_the_whole_log(site, rng,
         site.wait_until_applied()
         assert site.wrong_rows() == []
         with pytest.raises(LeaseError, match=f"process {process.pid} "):
-            backfill_archive(settings_of(site), tmp_path / "lake", None, lambda *_: None)
+            backfill_archive(site.settings(), tmp_path / "lake", None, lambda *_: None)
     with pytest.raises(BackfillError, match="--replace deletes them"):
-        backfill_archive(settings_of(site), tmp_path / "lake", None, lambda *_: None)
+        backfill_archive(site.settings(), tmp_path / "lake", None, lambda *_: None)
 
 
 def test_an_archive_with_a_hole_is_refused(site, rng, tmp_path):
@@ -161,7 +152,7 @@ def test_an_archive_with_a_hole_is_refused(site, rng, tmp_path):
     for path in (tmp_path / "lake").rglob("1.parquet"):
         path.unlink()
     with pytest.raises(BackfillError, match=r"archive lacks offset \d+ of partition 0"):
-        backfill_archive(settings_of(site), tmp_path / "lake", None, lambda *_: None)
+        backfill_archive(site.settings(), tmp_path / "lake", None, lambda *_: None)
 
 
 class SmallDataset:
@@ -215,7 +206,7 @@ def history_of(site, dataset):
 
 def test_dataset_and_live_log_together_make_the_rows_of_both(site, rng):
     dataset = SmallDataset(site.items, rng)
-    done = backfill_dataset(settings_of(site), dataset, EVERYTHING, lambda *_: None)
+    done = backfill_dataset(site.settings(), dataset, EVERYTHING, lambda *_: None)
     assert done.handover == dict.fromkeys(range(4), 0)
     site.send(random_interactions(rng, 1_000, START_MS))
     with site.running():

@@ -10,6 +10,7 @@ from infra.embedded import LOOPBACK, free_port
 from infra.topics import (
     CATALOG,
     DEAD_LETTERS,
+    ERASURES,
     IMPRESSIONS,
     INTERACTIONS,
     ITEM_UPDATES,
@@ -82,6 +83,7 @@ def test_topics_are_created_once_however_often_it_is_asked(
         ITEM_UPDATES: 1,
         MODELS: 1,
         DEAD_LETTERS: 1,
+        ERASURES: 1,
     }
 
 
@@ -185,9 +187,9 @@ def test_records_that_name_a_user_stay_under_a_month() -> None:
             assert topic.retention_ms < MONTH_MS
 
 
-def test_catalog_and_models_keep_the_newest_record_of_every_key() -> None:
+def test_catalog_models_and_erasures_keep_the_newest_record_of_every_key() -> None:
     compacted = {topic.name for topic in topics() if topic.cleanup == "compact"}
-    assert compacted == {CATALOG, MODELS}
+    assert compacted == {CATALOG, MODELS, ERASURES}
 
 
 def test_topic_that_is_not_there_counts_as_none() -> None:
