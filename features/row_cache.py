@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from features.compiled import Rows, compiled
 from features.id_map import ABSENT, IdMap
+from features.records import put, taken
 from features.store import RowStore
 
 SETTLED_EPOCHS = 2  # an epoch's rows are in the store once the epoch after it has begun
@@ -66,12 +67,12 @@ class RowCache:
     def resident(self) -> Rows:
         """A copy of every row held."""
         slots = np.arange(self._used)
-        return self.rows[slots[self.rows["id"][: self._used] != 0]]
+        return taken(self.rows, slots[self.rows["id"][: self._used] != 0])
 
     def _load(self, ids: NDArray[np.uint64]) -> None:
         rows, _ = self.store.read(ids)
         slots = self._free_slots(len(ids))
-        self.rows[slots] = rows
+        put(self.rows, slots, rows)
         self._touched[slots] = self._epoch
         self._map.insert(ids, slots)
         self._is_loaded[slots] = True

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from features import covisitation, global_rates, item_row, segment_popularity, user_row
 from features.compiled import Rows
+from features.records import put, taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +81,5 @@ def rows_of(
     found[found] = known
     rows = np.repeat(table.empty, len(ids))
     rows["id"] = ids
-    rows[found] = stored[known]
+    put(rows, found, stored if known.all() else taken(stored, known))
     return rows, found

@@ -32,6 +32,7 @@ from features.events import CLAMPED
 from features.global_rates import DEFAULT_PRIORS
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
 from features.log import LogConfig
+from features.records import joined, taken
 from features.row_cache import RowCache
 from features.store import ITEMS, USERS, Table
 from features.titles import TitleFacts
@@ -232,7 +233,7 @@ class Decoder:
         misrouted = events["key_hash"] % parts.n_partitions != events["partition"]
         if misrouted.any():
             yield from self._move(records, events[misrouted])
-            events = events[~misrouted]
+            events = taken(events, ~misrouted)
         yield from self._erasures(events)
         parts.ledger.flag(events)
         parts.titles.enrich(events)
@@ -243,7 +244,7 @@ class Decoder:
             return
         shards = events["partition"] % parts.n_workers
         for shard in np.unique(shards):
-            yield parts.keys[shard], events[shards == shard]
+            yield parts.keys[shard], taken(events, shards == shard)
 
     def _erasures(self, events: Rows) -> Iterator[OutRecord]:
         """Entries for erasures that the ledger lacks: whoever asked for one may have died since."""
@@ -281,14 +282,14 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
     @reported
     def on_batch(self, values: list[Rows]) -> tuple[Iterable[Keyed], bool]:
         """Takes events in; first come the events for titles, then the changed rows."""
-        events = values[0] if len(values) == 1 else np.concatenate(values)
+        events = joined(values)
         slots = self._cache.slots_of(np.ascontiguousarray(events["user"]))
         effects = np.empty(len(events), np.uint8)
         changes = self._tables.apply(self._cache.rows, slots, events, effects)
         _count_effects(effects)
         changed = self._cache.distinct(slots, effects != user_row.REPLAYED)
         if len(changed):
-            changes.append((USERS, self._cache.rows[changed]))
+            changes.append((USERS, taken(self._cache.rows, changed)))
         out: list[Keyed] = list(self._by_item_shard(events))
         if changes:  # there may be no event at all, where all were moved
             logged_at_ms = int(events["logged_at_ms"].max())
@@ -299,7 +300,7 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
         is_of_no_title = events["type"] == EventType.ERASE
         if is_of_no_title.any():
-            events = events[~is_of_no_title]
+            events = taken(events, ~is_of_no_title)
             if not len(events):
                 return
         if len(self._keys) == 1:
@@ -307,7 +308,7 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
             return
         shards = owners(events["item"], len(self._keys))
         for shard in np.unique(shards):
-            yield self._keys[shard], events[shards == shard]
+            yield self._keys[shard], taken(events, shards == shard)
 
     def snapshot(self) -> None:
         """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
@@ -338,7 +339,7 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         out: list[Change] = []
         events = [value for value in values if not isinstance(value, RowWrites)]
         if events:
-            out.extend(self._apply(events[0] if len(events) == 1 else np.concatenate(events)))
+            out.extend(self._apply(joined(events)))
         out.extend(value for value in values if isinstance(value, RowWrites))
         return out, StatefulBatchLogic.RETAIN
 
@@ -350,7 +351,9 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         item_row.apply_all(self._cache.rows, slots, events, effects)
         changed = self._cache.distinct(slots, effects != 0)
         if len(changed):
-            rows = RowWrites(ITEMS, self._cache.rows[changed], int(events["logged_at_ms"].max()))
+            rows = RowWrites(
+                ITEMS, taken(self._cache.rows, changed), int(events["logged_at_ms"].max())
+            )
             yield rows
             yield from self._updates(changed)
 

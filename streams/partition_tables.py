@@ -14,6 +14,7 @@ from features.compiled import Rows
 from features.covisitation import COVISIT, MOST_COVISITS
 from features.item_row import MAX_PARTITIONS
 from features.partition_rows import apply_viewers
+from features.records import taken
 from features.row_cache import RowCache
 from features.segment_popularity import MOST_TOUCHED
 from features.store import COVISITATIONS, GLOBALS, SEGMENTS, Table
@@ -59,7 +60,9 @@ class PartitionTables:
             self._count(events, are_new, n_partners),
         )
         return [
-            (cache.store.table, cache.rows[changed]) for cache, changed in changes if len(changed)
+            (cache.store.table, taken(cache.rows, changed))
+            for cache, changed in changes
+            if len(changed)
         ]
 
     def _covisit(self, covisits: Rows) -> Changes:

@@ -18,6 +18,7 @@ import structlog
 from numpy.typing import NDArray
 
 from features.compiled import Rows
+from features.records import joined
 from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore, packed
 from features.row_cache import RowCache
 from features.store import TABLES, USERS, RowStore, Table
@@ -104,8 +105,7 @@ class RowWriter:
         for table in TABLES:
             rows = [batch.rows for batch in batches if batch.table is table]
             if rows:
-                together = rows[0] if len(rows) == 1 else np.concatenate(rows)
-                commands += self._stores[table.letter].write_commands(together)
+                commands += self._stores[table.letter].write_commands(joined(rows))
                 metrics.ROWS_WRITTEN.labels(table.letter).inc(sum(map(len, rows)))
         self._writes.begin(commands)
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
