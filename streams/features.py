@@ -57,6 +57,7 @@ from streams.write_order import (
 TABLE_NAMES = {"c": "covisitation", "s": "segment", "g": "global"}  # as metrics call them
 SWEEP_EVERY = timedelta(seconds=1)
 SWEEPS_PER_ROUND = 60  # every title's columns are looked at once a minute
+TELL_EVERY = timedelta(milliseconds=100)  # servers hear of a title at once, then this often
 
 Shard = str
 Keyed = tuple[Shard, Any]
@@ -329,6 +330,9 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         self._sent = np.full((len(self._cache.rows), item_row.N_COLUMNS), np.nan, np.float32)
         self._sweep_at = 0
         self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
+        self._untold = np.zeros(len(self._cache.rows), np.bool_)  # changed since servers were told
+        self._has_untold = False
+        self._tell_from = datetime.now(UTC)
         ids = parts.titles.ids()
         ids = ids[owners(ids, parts.n_workers) == parts.worker]
         self._cache.slots_of(ids[: len(self._cache.rows) // 2])  # for the sweep
@@ -351,11 +355,19 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         item_row.apply_all(self._cache.rows, slots, events, effects)
         changed = self._cache.distinct(slots, effects != 0)
         if len(changed):
-            rows = RowWrites(
-                ITEMS, taken(self._cache.rows, changed), int(events["logged_at_ms"].max())
-            )
-            yield rows
-            yield from self._updates(changed)
+            logged_at_ms = int(events["logged_at_ms"].max())
+            yield RowWrites(ITEMS, taken(self._cache.rows, changed), logged_at_ms)
+            self._untold[changed] = self._has_untold = True
+            yield from self._tell()
+
+    def _tell(self) -> Iterator[Change]:
+        """News of all changed titles, unless servers have been told just now."""
+        now = datetime.now(UTC)
+        if self._has_untold and now >= self._tell_from:
+            self._tell_from = now + TELL_EVERY
+            slots = np.flatnonzero(self._untold)
+            self._untold[slots] = self._has_untold = False
+            yield from self._updates(slots)
 
     def _updates(self, slots: NDArray[np.int64]) -> Iterator[Change]:
         """Messages with the columns of titles whose columns moved since they were last sent."""
@@ -371,18 +383,25 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
             yield ItemUpdate(ids[start:stop], values[start:stop], now_ms)
 
     def on_notify(self) -> tuple[Iterable[Change], bool]:
+        """Tells what is left to tell, and looks at some titles when it is time to."""
+        return [*self._tell(), *self._sweep()], StatefulBatchLogic.RETAIN
+
+    def _sweep(self) -> Iterator[Change]:
         """Looks at a sixtieth of the titles: windows and rates of genres move on without events."""
+        now = datetime.now(UTC)
+        if now < self._next_sweep:
+            return
         self._priors = self._read_priors()
-        self._next_sweep = datetime.now(UTC) + SWEEP_EVERY
+        self._next_sweep = now + SWEEP_EVERY
         resident = len(self._cache)
         step = -(-resident // SWEEPS_PER_ROUND)
         slots = np.arange(self._sweep_at, min(self._sweep_at + step, resident))
         self._sweep_at = 0 if self._sweep_at + step >= resident else self._sweep_at + step
-        return list(self._updates(slots)), StatefulBatchLogic.RETAIN
+        yield from self._updates(slots)
 
     def notify_at(self) -> datetime:
-        """When to look at the next titles."""
-        return self._next_sweep
+        """When to tell of titles, or to look at the next ones."""
+        return min(self._next_sweep, self._tell_from) if self._has_untold else self._next_sweep
 
     def snapshot(self) -> None:
         """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
