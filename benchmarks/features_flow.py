@@ -1,7 +1,12 @@
 """How many events a second go from Kafka through the features flow into Redis.
 
-drain: a log filled beforehand is read with nothing else to do; every user has a row in memory.
-live:  the load arrives at a steady rate while broker, Redis and the sender share the two cores.
+drain:     a log filled beforehand is read with nothing else to do; every viewer has a row in memory
+live:      the load arrives at a steady rate while broker, Redis and the sender share the two cores
+freshness: at half the ingestion of a service of 200 million viewers, from `produce()` of an event
+           to its viewer's row in Redis, on Apache Kafka where it is at hand
+
+The mix is that of `benchmarks.mix`: viewers are drawn evenly, titles by Zipf 1.0, and impressions
+come as slates of ten.
 """
 
 import os
@@ -17,7 +22,20 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.common import Cpu, arguments, console, load, metric, report, stack, wait_until
+from benchmarks.common import (
+    Cpu,
+    arguments,
+    brokers,
+    console,
+    load,
+    metric,
+    percentiles,
+    report,
+    stack,
+    wait_until,
+    warm_up_s,
+)
+from benchmarks.freshness import PROBE_EVERY_S, Probe
 from benchmarks.load import messages, publish_titles, send, simulator
 from features.item_row import ITEM_ROW
 from features.user_row import USER_ROW
@@ -25,8 +43,13 @@ from infra.stack import Stack
 from offline.simulator import encode_batch
 
 ROWS = "headrace_stream_rows_written_total"
+MIX = "realistic"
 LIVE_RATE = 60_000.0
+HALF_RATE = 57_850.0  # of 115,700 events/s
 SEED = 7
+MOST_USERS = 3_000_000
+MEMORY_FOR_MOST_GIB = 20  # rows of all of them, in the flow and in Redis, and their log
+CHUNK = 250_000
 
 
 def applied(running: Stack) -> float:
@@ -34,15 +57,20 @@ def applied(running: Stack) -> float:
     return metric(running.addresses.metrics["features"], "headrace_stream_events_total")
 
 
-def one_event_per_user(n_users: int) -> list[dict[str, bytes]]:
-    """A record for each user, so that every row is there before anything is measured."""
+def one_event_per_user(n_users: int) -> Iterator[list[dict[str, bytes]]]:
+    """A record for each user, so that every row is there before anything is measured; in parts."""
     records: list[dict[str, bytes]] = []
+    first = 0
     for batch in simulator(n_users, SEED + 1).batches(n_users, now_ms(), 50_000.0):
-        users = (np.arange(len(batch)) + len(records)).astype(np.int32)
+        users = (np.arange(len(batch)) + first).astype(np.int32)
+        first += len(batch)
         batch = replace(batch, user=users)  # noqa: PLW2901 (the same events of other users)
         payloads = zip(batch.keys(), encode_batch(batch), strict=True)
         records += [{"key": key, "value": value} for key, value in payloads]
-    return records
+        if len(records) >= CHUNK:
+            yield records
+            records = []
+    yield records
 
 
 def now_ms() -> int:
@@ -62,7 +90,7 @@ def drain(running: Stack, n_users: int, n_events: int) -> dict[str, Any]:
     before = applied(running)
     rows_before = metric(metrics_url(running), ROWS)
     memory = {name: psutil.Process(pid).memory_info().rss for name, pid in pids(running).items()}
-    records = messages(n_events, n_users, SEED, 50_000.0)
+    records = messages(n_events, n_users, SEED, 50_000.0, mix=MIX)
     pid = running.process("features").pid
     os.kill(pid, signal.SIGSTOP)  # the log fills while nobody reads
     send(running.addresses.broker, "interactions", records, 0)
@@ -89,7 +117,7 @@ def metrics_url(running: Stack) -> str:
 def live(running: Stack, n_users: int, rate: float, seconds: float) -> dict[str, Any]:
     """What arrives at a rate is applied at which rate, and how far behind it falls."""
     before = applied(running)
-    with load(running.addresses.broker, rate, seconds, n_users, seed=SEED + 2) as sender:
+    with load(running.addresses.broker, rate, seconds, n_users, seed=SEED + 2, mix=MIX) as sender:
         started_s = time.perf_counter()
         cpu = Cpu({**pids(running), "sender": sender.pid})
         time.sleep(seconds - 0.5)
@@ -103,38 +131,95 @@ def live(running: Stack, n_users: int, rate: float, seconds: float) -> dict[str,
     }
 
 
+def freshness(kind: str, seconds: float) -> dict[str, Any]:
+    """From `produce()` to the row in Redis while HALF_RATE events arrive each second."""
+    with warm_stack(100_000, kind) as running:
+        running.start_serve()
+        probe = Probe(
+            running.settings.kafka.log_config(),
+            running.settings.redis.config(),
+            running.addresses.grpc,
+        )
+        for k in range(20):
+            probe.row_ms(f"probe{k % 5}")
+        before = applied(running)
+        rows: list[float] = []
+        whole_s = seconds + warm_up_s(kind, seconds) + 3
+        with load(
+            running.addresses.broker, HALF_RATE, whole_s, 100_000, seed=SEED + 3, mix=MIX
+        ) as sender:
+            wait_until(lambda: applied(running) - before > HALF_RATE * (whole_s - seconds - 2))
+            cpu = Cpu({**pids(running), "sender": sender.pid})
+            until_s = time.monotonic() + seconds
+            while time.monotonic() < until_s:
+                rows.append(probe.row_ms(f"probe{len(rows) % 50}"))
+                time.sleep(PROBE_EVERY_S)
+            cores = cpu.cores()
+    return {
+        **percentiles(rows, "freshness_"),
+        **{f"freshness_{name}": value for name, value in cores.items()},
+    }
+
+
 @contextmanager
-def warm_stack(n_users: int) -> Iterator[Stack]:
+def warm_stack(n_users: int, kind: str = "embedded") -> Iterator[Stack]:
     """A stack whose features flow has a row in memory for each of `n_users` users."""
-    rows = {"user_rows": 2**20 + 2**16}
+    rows = {"user_rows": n_users + 2**16}
     with (
         tempfile.TemporaryDirectory() as home,
-        stack("embedded", Path(home), stream=rows) as running,
+        stack(kind, Path(home), stream=rows) as running,
     ):
         publish_titles(running.settings.kafka.log_config(), "catalog", n_users, SEED)
         running.start_features()
-        send(running.addresses.broker, "interactions", one_event_per_user(n_users), 0)
+        for records in one_event_per_user(n_users):
+            send(running.addresses.broker, "interactions", records, 0)
         wait_until(lambda: applied(running) >= n_users, 300)
         yield running
 
 
+def drained(n_users: int, n_events: int) -> dict[str, Any]:
+    """`drain` on servers of its own."""
+    with warm_stack(n_users) as running:
+        found = drain(running, n_users, n_events)
+    console.print(f"drain, {n_users:,} users", found)
+    return found
+
+
+def with_most_users(n_events: int, small: dict[str, Any]) -> dict[str, Any]:
+    """`drain` with three million users, where this machine has the memory for their rows."""
+    free_gib = psutil.virtual_memory().available / 2**30
+    if free_gib < MEMORY_FOR_MOST_GIB:
+        console.print(f"{MOST_USERS:,} users are left out: they need {MEMORY_FOR_MOST_GIB} GiB")
+        return {}
+    found = drained(MOST_USERS, n_events)
+    ratio = round(found["events_per_s"] / small["events_per_s"], 3)
+    return {
+        **{f"users_3m_{name}": value for name, value in found.items()},
+        "users_3m_over_10k_ratio": ratio,
+    }
+
+
 def main() -> None:
-    """Measures at 10,000 and at 1,000,000 users."""
+    """Measures at 10,000, at 1,000,000 and, with time and memory, at 3,000,000 users."""
     options = arguments(__doc__)
-    n_events, seconds = (300_000, 6.0) if options.quick else (1_500_000, 30.0)
-    with warm_stack(10_000) as running:
-        small = drain(running, 10_000, n_events)
-    console.print("drain, 10,000 users", small)
+    n_events, seconds = (200_000, 5.0) if options.quick else (1_500_000, 30.0)
+    small = drained(10_000, n_events)
     with warm_stack(1_000_000) as running:
         large = drain(running, 1_000_000, n_events)
         console.print("drain, 1,000,000 users", large)
-        arriving = live(running, 1_000_000, LIVE_RATE, seconds)
+        arriving = {} if options.quick else live(running, 1_000_000, LIVE_RATE, seconds)
     console.print(f"live, 1,000,000 users, {LIVE_RATE:,.0f} events/s", arriving)
+    most = {} if options.quick else with_most_users(n_events, small)
+    kind = brokers("both" if options.broker == "both" else options.broker)[-1]
+    fresh = freshness(kind, seconds)
+    console.print(f"freshness at {HALF_RATE:,.0f} events/s, {kind}", fresh)
     figures = {
-        **small,
-        **{f"users_1m_{name}": value for name, value in large.items()},
+        **{f"users_10k_{name}": value for name, value in small.items()},
+        **large,
         "rows_1m_over_10k_ratio": round(large["events_per_s"] / small["events_per_s"], 3),
+        **most,
         **arriving,
+        **fresh,
         "user_row_bytes": USER_ROW.itemsize,
         "item_row_bytes": ITEM_ROW.itemsize,
     }
@@ -142,12 +227,15 @@ def main() -> None:
         "features_flow",
         {
             "broker_kind": "embedded",
+            "freshness_broker_kind": kind,
             "events": n_events,
+            "users": 1_000_000,
             "items": 50_000,
             "zipf": 1.0,
-            "mix": "70 % impressions and progress, 25 % clicks and plays, 5 % others",
+            "mix": "45 % impressions (slates of ten), 25 % progress, 25 % clicks and plays, 5 % others",
             "live_rate": LIVE_RATE,
-            "live_seconds": seconds,
+            "freshness_rate": HALF_RATE,
+            "seconds": seconds,
         },
         figures,
     )

@@ -24,6 +24,7 @@ from benchmarks.common import (
     report,
     stack,
     wait_until,
+    warm_up_s,
 )
 from benchmarks.features_flow import applied, pids
 from benchmarks.load import publish_titles
@@ -97,8 +98,8 @@ class Probe:
         return 1_000 * (time.perf_counter() - started_s)
 
 
-def measure(running: Stack, rate: float, seconds: float) -> dict[str, Any]:
-    """Probes in turn, every 20 ms, while events arrive at `rate`."""
+def measure(running: Stack, rate: float, seconds: float, warm_s: float) -> dict[str, Any]:
+    """Probes in turn, every 20 ms, while events arrive at `rate` and have for `warm_s`."""
     probe = Probe(
         running.settings.kafka.log_config(),
         running.settings.redis.config(),
@@ -110,8 +111,8 @@ def measure(running: Stack, rate: float, seconds: float) -> dict[str, Any]:
     answers: list[float] = []
     rows: list[float] = []
     before = applied(running)
-    with load(running.addresses.broker, rate, seconds + 2, N_USERS, seed=SEED) as sender:
-        wait_until(lambda: applied(running) - before > rate / 2)
+    with load(running.addresses.broker, rate, warm_s + seconds + 2, N_USERS, seed=SEED) as sender:
+        wait_until(lambda: applied(running) - before > rate * (warm_s + 0.5))
         found = {**pids(running), "serve": running.process("serve").pid, "sender": sender.pid}
         cpu = Cpu(found)
         until_s = time.monotonic() + seconds
@@ -131,7 +132,7 @@ def measure_on(kind: str, rate: float, seconds: float) -> dict[str, Any]:
         publish_titles(running.settings.kafka.log_config(), "catalog", N_USERS, SEED)
         running.start_features()
         running.start_serve()
-        return measure(running, rate, seconds)
+        return measure(running, rate, seconds, warm_up_s(kind, seconds))
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from benchmarks.common import (
     report,
     stack,
     wait_until,
+    warm_up_s,
 )
 from benchmarks.features_flow import applied, pids
 from features.log import LogWriter
@@ -90,13 +91,18 @@ def prepare(running: Stack) -> None:
     running.start_serve()
 
 
-def measure(running: Stack, seconds: float) -> dict[str, Any]:
+def measure(running: Stack, seconds: float, warm_s: float) -> dict[str, Any]:
     """Latency, candidates, cores and memory while calls and events arrive at their rates."""
     before = applied(running)
     with load(
-        running.addresses.broker, EVENTS_PER_S, seconds + 4, N_USERS, n_items=N_ITEMS, seed=SEED
+        running.addresses.broker,
+        EVENTS_PER_S,
+        warm_s + seconds + 4,
+        N_USERS,
+        n_items=N_ITEMS,
+        seed=SEED,
     ) as sender:
-        wait_until(lambda: applied(running) > before + EVENTS_PER_S / 2)
+        wait_until(lambda: applied(running) > before + EVENTS_PER_S * (warm_s + 0.5))
         serve = running.process("serve").pid
         asyncio.run(call_at_rate(running.addresses.grpc, CALLS_PER_S / 3, 1.0))  # connections
         cpu = Cpu({**pids(running), "serve": serve, "sender": sender.pid})
@@ -125,7 +131,7 @@ def main() -> None:
     for kind in brokers(wanted):
         with tempfile.TemporaryDirectory() as home, stack(kind, Path(home)) as running:
             prepare(running)
-            found = measure(running, seconds)
+            found = measure(running, seconds, warm_up_s(kind, seconds))
         console.print(kind, found)
         prefix = "kafka_" if kind == "kafka" else ""
         figures |= {f"{prefix}{name}": value for name, value in found.items()}

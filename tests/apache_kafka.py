@@ -7,7 +7,7 @@ Its jars lie in `$HEADRACE_KAFKA_HOME` or in `../shared/kafka` beside the reposi
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from infra.embedded import LOOPBACK, LoopbackServer, broker_cluster_id
@@ -51,9 +51,11 @@ class ApacheKafka(LoopbackServer):
         settings: Mapping[str, str] | None = None,
         *,
         choose_port: Callable[[], int] | None = None,
+        jvm_options: Sequence[str] = JVM_OPTIONS,
     ) -> None:
         super().__init__("kafka", directory, port, choose_port=choose_port, start_timeout_s=60.0)
         self._settings = dict(settings or {})
+        self._jvm_options = jvm_options
         self._classpath = f"{find_jars()}/*"
 
     @property
@@ -73,7 +75,7 @@ class ApacheKafka(LoopbackServer):
         properties.write_text("".join(lines))
         if not (self.data_directory / "meta.properties").exists():
             self._format(properties)
-        return ["java", *JVM_OPTIONS, "-cp", self._classpath, "kafka.Kafka", str(properties)]
+        return ["java", *self._jvm_options, "-cp", self._classpath, "kafka.Kafka", str(properties)]
 
     def answers(self) -> bool:
         """Whether a metadata request is answered."""

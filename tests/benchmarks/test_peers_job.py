@@ -130,7 +130,9 @@ def test_tastes_are_those_of_the_rows(plain, rows):
     for state, row in viewers_of(plain, rows):
         affinity = row["taste"]["affinity"]
         for genre, slot in GENRE_SLOT.items():
-            assert state["taste"].get(genre, 0.0) == pytest.approx(affinity[slot], rel=2e-3)  # by the hour there
+            assert state["taste"].get(genre, 0.0) == pytest.approx(
+                affinity[slot], rel=2e-3
+            )  # by the hour there
 
 
 def test_viewing_states_are_those_of_the_rows(plain, rows):
