@@ -232,7 +232,7 @@ def main() -> None:
             "users": 1_000_000,
             "items": 50_000,
             "zipf": 1.0,
-            "mix": "45 % impressions (slates of ten), 25 % progress, 25 % clicks and plays, 5 % others",
+            "mix": "45 % impressions in slates, 25 % progress, 25 % clicks and plays, 5 % others",
             "live_rate": LIVE_RATE,
             "freshness_rate": HALF_RATE,
             "seconds": seconds,
