@@ -147,6 +147,18 @@ def metric(url: str, name: str, **labels: str) -> float:
     )
 
 
+def applied(running: Stack) -> float:
+    """Events that the flow has dealt with."""
+    return metric(running.addresses.metrics["features"], "headrace_stream_events_total")
+
+
+def pids(running: Stack) -> dict[str, int]:
+    """The processes whose share of the two cores is told."""
+    servers = {"broker": running.broker, "redis": running.redis}
+    found = {name: server.pid for name, server in servers.items() if server is not None}
+    return {"features": running.process("features").pid, **found}
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     """Returns when `condition()` holds. Raises TimeoutError."""
     deadline_s = time.monotonic() + timeout_s

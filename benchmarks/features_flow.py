@@ -24,12 +24,14 @@ import psutil
 
 from benchmarks.common import (
     Cpu,
+    applied,
     arguments,
     brokers,
     console,
     load,
     metric,
     percentiles,
+    pids,
     report,
     stack,
     wait_until,
@@ -52,11 +54,6 @@ MEMORY_FOR_MOST_GIB = 20  # rows of all of them, in the flow and in Redis, and t
 CHUNK = 250_000
 
 
-def applied(running: Stack) -> float:
-    """Events that the flow has dealt with."""
-    return metric(running.addresses.metrics["features"], "headrace_stream_events_total")
-
-
 def one_event_per_user(n_users: int) -> Iterator[list[dict[str, bytes]]]:
     """A record for each user, so that every row is there before anything is measured; in parts."""
     records: list[dict[str, bytes]] = []
@@ -76,13 +73,6 @@ def one_event_per_user(n_users: int) -> Iterator[list[dict[str, bytes]]]:
 def now_ms() -> int:
     """Wall time."""
     return time.time_ns() // 1_000_000
-
-
-def pids(running: Stack) -> dict[str, int]:
-    """The processes whose share of the two cores is told."""
-    servers = {"broker": running.broker, "redis": running.redis}
-    found = {name: server.pid for name, server in servers.items() if server is not None}
-    return {"features": running.process("features").pid, **found}
 
 
 def drain(running: Stack, n_users: int, n_events: int) -> dict[str, Any]:

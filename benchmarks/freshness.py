@@ -16,17 +16,18 @@ import numpy as np
 
 from benchmarks.common import (
     Cpu,
+    applied,
     arguments,
     brokers,
     console,
     load,
     percentiles,
+    pids,
     report,
     stack,
     wait_until,
     warm_up_s,
 )
-from benchmarks.features_flow import applied, pids
 from benchmarks.load import publish_titles
 from features.codec import encode_interaction
 from features.events import Interaction

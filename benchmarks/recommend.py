@@ -19,17 +19,18 @@ from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
 from benchmarks.common import (
     Cpu,
+    applied,
     arguments,
     brokers,
     console,
     load,
     percentiles,
+    pids,
     report,
     stack,
     wait_until,
     warm_up_s,
 )
-from benchmarks.features_flow import applied, pids
 from features.log import LogWriter
 from infra import topics
 from infra.stack import Stack, bundles_folder
