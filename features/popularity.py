@@ -44,8 +44,10 @@ def popularity_of(values: NDArray[np.float32]) -> Popularity:
     engaged = values[:, _ENGAGED_TOTAL].astype(np.float64)
     rising = np.sort(engaged)
     up_to = np.concatenate([[0.0], np.cumsum(rising)])
-    n_less = np.searchsorted(rising, engaged, "left")
-    n_not_more = np.searchsorted(rising, engaged, "right")
+    starts = np.flatnonzero(np.diff(rising, prepend=-np.inf))
+    which = np.searchsorted(rising[starts], engaged)  # few counts differ: a short table
+    n_less = starts[which]
+    n_not_more = np.append(starts[1:], len(rising))[which]
     above = up_to[-1] - up_to[n_not_more]
     n_items = max(len(engaged), 1)
     return Popularity(

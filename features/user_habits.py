@@ -141,14 +141,20 @@ def stage(row: Row, now_ms: int) -> int:
 
 
 @compiled
+def completion_habit(row: Row) -> float:
+    """Completions per play ever, smoothed."""
+    plays = max(row["plays"], row["completions"])  # some producers send no plays
+    return float((row["completions"] + PRIOR_COMPLETIONS) / (plays + PRIOR_PLAYS))
+
+
+@compiled
 def values(row: Row, now_ms: int, out: NDArray[np.float32]) -> None:
     """Writes the columns of COLUMNS into `out`, `(len(COLUMNS),) float32`. Pure."""
     _shares(row["hours"], out[:N_HOURS])
     _shares(row["weekdays"], out[N_HOURS : N_HOURS + N_WEEKDAYS])
     _shares(row["devices"], out[N_HOURS + N_WEEKDAYS : _COMPLETION_AT])
-    plays = max(row["plays"], row["completions"])  # some producers send no plays
     at = _COMPLETION_AT
-    out[at] = (row["completions"] + PRIOR_COMPLETIONS) / (plays + PRIOR_PLAYS)
+    out[at] = completion_habit(row)
     out[at + 1] = active_days(row, now_ms)
     out[at + 2] = 0.0
     if row["first_s"] > 0:

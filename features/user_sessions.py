@@ -172,7 +172,7 @@ def _play(row: Row, event: Row) -> None:
     """Takes in that a title is played which was not before in this session."""
     row["n_played"] = count_up(row["n_played"], MOST)
     follows = event["series"] != 0 and event["series"] == row["series"]
-    follows = follows and _is_next(row["episode"], event["episode"])
+    follows = follows and is_next_episode(row["episode"], event["episode"])
     row["run"] = count_up(row["run"], MOST) if follows else 1
     row["longest_run"] = max(row["longest_run"], row["run"])
     row["series"], row["episode"] = event["series"], event["episode"]
@@ -187,7 +187,7 @@ def _play(row: Row, event: Row) -> None:
 
 
 @compiled
-def _is_next(last: int, episode: int) -> bool:
+def is_next_episode(last: int, episode: int) -> bool:
     """Whether an episode (season * 1000 + number) comes right after another."""
     return episode in (last + 1, (last // 1_000 + 1) * 1_000 + 1)
 

@@ -225,11 +225,11 @@ def title_affinities(
     scale = 1.0 / (taste["weight"] + 1.0)
     out[0] = _mean_of_genres(taste["affinity"], genres) * scale
     out[1] = taste["bands"][band_of(year)] * scale if year > 0 else 0.0
-    out[2] = _affinity_of(taste["languages"], taste["language_affinity"], language) * scale
+    out[2] = affinity_of(taste["languages"], taste["language_affinity"], language) * scale
     total, count = 0.0, 0
     for k in range(N_CAST):
         if cast[k] != 0:
-            total += _affinity_of(taste["cast"], taste["cast_affinity"], cast[k])
+            total += affinity_of(taste["cast"], taste["cast_affinity"], cast[k])
             count += 1
     out[3] = total * scale / max(count, 1)
 
@@ -247,7 +247,8 @@ def _mean_of_genres(affinity: NDArray[np.float32], genres: Any) -> float:
 
 
 @compiled
-def _affinity_of(keys: NDArray[np.uint32], affinities: NDArray[np.float32], key: Any) -> float:
+def affinity_of(keys: NDArray[np.uint32], affinities: NDArray[np.float32], key: Any) -> float:
+    """Affinity of a key in a table of `FIELDS`; 0 where it is not there. O(keys)."""
     if key != 0:
         for k in range(len(keys)):
             if keys[k] == key:

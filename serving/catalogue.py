@@ -9,11 +9,12 @@ import structlog
 from numpy.typing import NDArray
 
 from features.codec import WireError, decode_catalog_item
+from features.compiled import Rows
 from features.events import CatalogItem
 from features.id_map import ABSENT, IdMap
 from features.ids import id_hash
 from features.log import LogConfig, read_to_end
-from features.vocabulary import genre_mask
+from features.titles import FACTS, facts_of
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +33,9 @@ class CatalogueTable:
     ids: NDArray[np.uint64]  # (n_items,)
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
-    years: NDArray[np.int16]  # (n_items,); 0: unknown
-    genres: NDArray[np.uint32]  # (n_items,) masks, bit `genre_slot(name)` for each genre
+    facts: Rows  # (n_items,) FACTS, as the flow puts them into events
+    years: NDArray[np.int16]  # (n_items,) of the facts; 0: unknown
+    genres: NDArray[np.uint32]  # (n_items,) masks of the facts
     available_from_ms: NDArray[np.int64]  # (n_items,) since 1970 UTC; 0: always was
     slots: IdMap = field(repr=False, compare=False)
 
@@ -48,12 +50,16 @@ class CatalogueTable:
         ids = np.array(sorted(by_id), np.uint64)
         slots = IdMap(max(len(ids), 1))
         slots.insert(ids, np.arange(len(ids)))
+        facts = np.zeros(len(kept), FACTS)
+        for slot, item in enumerate(kept):
+            facts[slot : slot + 1] = facts_of(item)
         return cls(
             ids=_frozen(ids),
             item_ids=tuple(item.item_id for item in kept),
             titles=tuple(item.title for item in kept),
-            years=_frozen(np.array([min(item.year, 9_999) for item in kept], np.int16)),
-            genres=_frozen(np.array([genre_mask(item.genres) for item in kept], np.uint32)),
+            facts=_frozen(facts),
+            years=_frozen(np.ascontiguousarray(facts["year"])),
+            genres=_frozen(np.ascontiguousarray(facts["genres"])),
             available_from_ms=_frozen(np.array([i.available_from_ms for i in kept], np.int64)),
             slots=slots,
         )

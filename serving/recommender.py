@@ -264,9 +264,8 @@ class Recommender:
             slots,
             scores,
             self._mirror.values,
-            request.hot.ranks,
-            self._table.years,
-            self._table.genres,
+            request.hot.standings,
+            self._table.facts,
             0 if learned is None else learned.bundle.models.latest_year,
             found.features[start:stop],
         )

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from features import item_row
 from features.compiled import compiled
-from features.ranking import N_LISTED, N_RANKS
+from features.popularity import popularity_of
+from features.ranking import LONG_TAIL, N_LISTED, N_RANKS, N_STANDINGS, PERCENTILE, POPULARITY_RANK
 from serving.retrieval.base import Floats, Slots, heap_push
 
 TRENDING_6H, TRENDING_1D, WEEK, TOTAL, NEW = range(5)
@@ -31,14 +32,14 @@ class HotLists:
     """The lists at a moment: at most N_LISTED slots each, hottest first."""
 
     lists: tuple[Slots, ...]  # by TRENDING_6H ... NEW
-    ranks: NDArray[np.int16]  # (N_RANKS, n_items); N_LISTED where a title is not listed
+    standings: Floats  # (n_items, N_STANDINGS), as `features.ranking` has them
     at_ms: int
 
 
 class Trending:
     """Makes the lists anew when they are older than `refresh_ms`, by the clock of the requests.
 
-    One pass over the mirror: 0.6 ms measured for 21,000 titles; it grows with their number.
+    One pass over the mirror (0.6 ms for 21,000 titles) and a sort of it (2 ms).
     """
 
     def __init__(self, n_items: int, refresh_ms: int) -> None:
@@ -56,19 +57,25 @@ class Trending:
     def _make(self, values: Floats, now_ms: int) -> HotLists:
         slots = np.zeros((N_LISTS, N_LISTED), np.int32)
         counts = np.zeros(N_LISTS, np.int64)
-        ranks = np.full((N_RANKS, self._n_items), N_LISTED, np.int16)
-        list_all(values, slots, counts, ranks)
-        return HotLists(tuple(slots[k, : counts[k]] for k in range(N_LISTS)), ranks, now_ms)
+        standings = np.empty((self._n_items, N_STANDINGS), np.float32)
+        list_all(values, slots, counts, standings)
+        popularity = popularity_of(values)
+        standings[:, POPULARITY_RANK] = popularity.rank
+        standings[:, PERCENTILE] = popularity.percentile
+        standings[:, LONG_TAIL] = popularity.is_long_tail
+        return HotLists(tuple(slots[k, : counts[k]] for k in range(N_LISTS)), standings, now_ms)
 
 
 @compiled
 def list_all(
-    values: Floats, slots: NDArray[np.int32], counts: NDArray[np.int64], ranks: NDArray[np.int16]
+    values: Floats, slots: NDArray[np.int32], counts: NDArray[np.int64], standings: Floats
 ) -> None:
-    """Fills `slots`, `(N_LISTS, N_LISTED)`, `counts` and `ranks` from the mirror's `values`.
+    """Fills `slots`, `(N_LISTS, N_LISTED)`, `counts` and the ranks of `standings` from the mirror.
 
-    Only titles that somebody has touched are listed. Equal counts are ordered by the trend.
+    Only titles that somebody has touched are listed; the rank of any other is N_LISTED. Equal
+    counts are ordered by the trend.
     """
+    standings[:, :N_RANKS] = N_LISTED
     scores = np.zeros((N_LISTS, N_LISTED), np.float32)
     score = np.zeros(N_LISTS, np.float32)
     for slot in range(len(values)):
@@ -85,7 +92,7 @@ def list_all(
     for k in range(N_RANKS):
         listed = _RANKED[k]
         for place in range(counts[listed]):
-            ranks[k, slots[listed, place]] = place
+            standings[slots[listed, place], k] = place
 
 
 @compiled

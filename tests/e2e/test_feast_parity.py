@@ -19,7 +19,7 @@ from features.ids import id_hashes, viewer_hash
 from features.item_updates import decode_update
 from features.lake import LakeError
 from features.log import LogWriter, read_to_end
-from features.ranking import RANKING_COLUMNS
+from features.ranking import RANKING_COLUMNS, STANDINGS
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS
 from features.store import ITEMS, USERS
 from features.vocabulary import EventType
@@ -48,7 +48,8 @@ TITLES = [
 VIEWERS = [("ann", ""), ("bob", ""), ("ann", "kids"), ("nobody", "")]
 FRAME = ["user_id", "profile_id", "item_id", "event_timestamp", "included_offset", "logged_at_ms"]
 HARMLESS = (EventType.IMPRESSION, EventType.CLICK, EventType.PLAY, EventType.PROGRESS)
-CHARTS = ("rank_trending", "rank_week", "rank_total")  # made every 2 s, not at the moment
+# Made every 2 s, not at the moment.
+CHARTS = (*(name for name, *_ in STANDINGS), "viewer_long_tail_share", "novelty_match")
 
 
 @pytest.fixture

@@ -10,10 +10,16 @@ from features.viewing_state import (
     ABANDONED,
     ABANDONED_AFTER_MS,
     IN_PROGRESS,
+    N_FINGERPRINTS,
+    N_MARKS,
+    N_TITLES,
     REJECTED,
     SEEN,
     WATCHED,
     continue_watching,
+    is_done_with,
+    is_marked,
+    mark_done,
     state_of,
 )
 from features.vocabulary import EventType
@@ -197,3 +203,32 @@ def test_titles_to_continue_are_those_in_progress_the_last_touched_first() -> No
 def test_a_late_event_does_not_make_a_title_older() -> None:
     row = user_after(event(item=9, **PLAY_LITTLE), event(item=9, at_ms=START_MS - 60_000))
     assert row["viewing"]["titles"]["at_s"][0, 0] == START_MS // 1_000
+
+
+def marks_of(row: Events) -> np.ndarray:
+    marks = np.zeros(N_MARKS, np.bool_)
+    mark_done(row["viewing"][0], marks)
+    return marks
+
+
+@given(logs())
+def test_every_title_that_is_done_with_is_marked(events: Events) -> None:
+    row = user_after(*(events[k : k + 1] for k in range(len(events))))
+    marks = marks_of(row)
+    for item in np.unique(events["item"]):
+        assert is_marked(marks, item) or not is_done_with(row["viewing"][0], item)
+
+
+def test_marks_are_right_for_a_viewer_of_hundreds_and_few_others_share_them(rng) -> None:
+    row, watched = user_after(), rng.integers(1, 2**63, 400).astype(np.uint64)
+    kinds = (EventType.COMPLETE, EventType.DISLIKE, EventType.CLICK)
+    row = user_after(
+        *(event(item=item, type=kinds[k % 3], at_ms=START_MS + k) for k, item in enumerate(watched))
+    )
+    marks, viewing = marks_of(row), row["viewing"][0]
+    others = rng.integers(1, 2**63, 4_000).astype(np.uint64)
+    done = [item for item in (*watched, *others) if is_done_with(viewing, item)]
+    assert len(done) > N_TITLES
+    assert all(is_marked(marks, item) for item in done)
+    shared = sum(is_marked(marks, item) for item in others)
+    assert shared < 2 * len(others) * (N_TITLES + N_FINGERPRINTS) / N_MARKS

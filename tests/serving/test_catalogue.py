@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from features.codec import encode_catalog_item
-from features.events import CatalogItem
+from features.events import EVENT, CatalogItem
 from features.ids import id_hash
 from features.log import LogConfig, LogError, LogWriter
+from features.titles import FACTS, TitleFacts
 from features.vocabulary import genre_mask
 from serving.catalogue import Catalogue, CatalogueTable
 from tests.apache_kafka import ApacheKafka
@@ -29,6 +30,21 @@ def test_table_knows_each_title_by_slot() -> None:
     np.testing.assert_array_equal(
         table.slots_of(np.array([id_hash("tt1"), 99], np.uint64)), [slot, -1]
     )
+
+
+def test_facts_are_those_that_the_flow_puts_into_events() -> None:
+    full = CatalogItem(
+        "tt3", "Pilot", 2011, ("Drama",), language="en", cast=("A", "B"), series_id="s", season=1,
+        episode=2, runtime_min=50,
+    )  # fmt: skip
+    table = CatalogueTable.of([HEAT, full])
+    events = np.zeros(2, EVENT)
+    events["item"] = table.ids
+    TitleFacts([full, HEAT]).enrich(events)
+    for name in FACTS.names or ():
+        np.testing.assert_array_equal(table.facts[name], events[name])
+    np.testing.assert_array_equal(table.facts["year"], table.years)
+    np.testing.assert_array_equal(table.facts["genres"], table.genres)
 
 
 def test_table_does_not_depend_on_the_order_of_its_titles() -> None:

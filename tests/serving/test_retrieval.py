@@ -6,8 +6,18 @@ import pytest
 
 from features import item_row
 from features.bundle_format import ItemModels
-from features.ranking import N_COLUMNS, N_LISTED, RANKING_COLUMNS
+from features.popularity import popularity_of
+from features.ranking import (
+    LONG_TAIL,
+    N_COLUMNS,
+    N_LISTED,
+    PERCENTILE,
+    POPULARITY_RANK,
+    RANKING_COLUMNS,
+)
 from features.store import USERS
+from features.viewing_state import is_done_with
+from features.vocabulary import EventType
 from serving.ranking.ranker import Ranker
 from serving.ranking.trees import TreeError, Trees
 from serving.retrieval.base import (
@@ -16,12 +26,15 @@ from serving.retrieval.base import (
     Candidates,
     Quotas,
     Source,
+    allow,
     best_allowed,
     heap_push,
 )
 from serving.retrieval.covisitation import N_TITLES, PRIOR, STEP_WEIGHT, Covisitation
 from serving.retrieval.faiss_index import FaissIndex, FoldIn
 from serving.retrieval.trending import NEW, TOTAL, TRENDING_1D, TRENDING_6H, WEEK, Trending
+from tests.clock import START_MS
+from tests.features.examples import event, user_after
 
 N_ITEMS = 50
 
@@ -109,6 +122,28 @@ def test_the_best_allowed_are_found_over_the_whole_catalogue(rng):
     )
     fitting = np.flatnonzero(~blocked & (places < 0) & (out_ms <= 1) & (genres & 2 > 0))
     assert found.tolist() == fitting[np.argsort(-order[fitting])][:12].tolist()
+
+
+def test_what_is_done_with_is_never_allowed_and_everything_else_is(rng):
+    ids = rng.integers(1, 2**63, 2_000).astype(np.uint64)
+    nothing = np.zeros(len(ids), np.int64)
+    blocked, allowed = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
+    slots = np.arange(len(ids), dtype=np.int32)
+    kinds = (EventType.COMPLETE, EventType.DISLIKE, EventType.CLICK, EventType.PLAY)
+    for n_touched in (0, 1, 40, 500):
+        touched = enumerate(ids[:n_touched])
+        row = user_after(*(event(item=item, type=kinds[k % 4]) for k, item in touched))
+        viewing = row["viewing"][0]
+        expected = [not is_done_with(viewing, item) for item in ids]
+        allow(
+            slots, viewing, ids, nothing.astype(np.uint32), nothing, blocked, 0, START_MS, allowed
+        )
+        assert allowed.tolist() == expected
+        found = best_allowed(
+            np.ones(len(ids), np.float32), len(ids), np.full(len(ids), -1, np.int32), viewing,
+            ids, nothing.astype(np.uint32), nothing, blocked, 0, START_MS,
+        )  # fmt: skip
+        assert sorted(found.tolist()) == np.flatnonzero(expected).tolist()
 
 
 def test_every_source_has_words_of_its_own():
@@ -236,8 +271,13 @@ def test_lists_hold_the_hottest_titles_in_order(rng, n):
         expected = np.sort(score[fitting])[::-1][:N_LISTED]
         np.testing.assert_allclose(score[hot.lists[k]], expected, rtol=1e-5)
     for rank, k in enumerate((TRENDING_1D, WEEK, TOTAL)):
-        assert (hot.ranks[rank, hot.lists[k]] == np.arange(len(hot.lists[k]))).all()
-        assert (hot.ranks[rank] == N_LISTED).sum() == n - len(hot.lists[k])
+        ranks = hot.standings[:, rank]
+        assert (ranks[hot.lists[k]] == np.arange(len(hot.lists[k]))).all()
+        assert (ranks == N_LISTED).sum() == n - len(hot.lists[k])
+    popularity = popularity_of(values)
+    assert (hot.standings[:, POPULARITY_RANK] == popularity.rank).all()
+    assert (hot.standings[:, PERCENTILE] == popularity.percentile).all()
+    assert (hot.standings[:, LONG_TAIL] == popularity.is_long_tail).all()
 
 
 def test_lists_are_made_anew_when_they_are_old_and_not_before(rng):
