@@ -44,20 +44,11 @@ async def _serve(settings: Settings) -> None:
     clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
     table = Catalogue(kafka, prefix + topics.CATALOG).read()
     mirror = ItemMirror(table.ids)
-    redis = settings.redis.config()
-    link = RedisLink(redis, give_up_after_s=5.0)
-    follower = MirrorFollower(
-        mirror,
-        RedisRowStore(link, ITEMS, redis),
-        kafka,
-        prefix + topics.ITEM_UPDATES,
-        clock,
-        clock.advance if isinstance(clock, StreamClock) else None,
-        lambda: read_priors(RedisRowStore(link, GLOBALS, redis)),
-    )
+    follower = _follower(settings, mirror, clock)
     follower.start()
     recommender = Recommender(table, mirror, _bundle(settings), refresh_ms=CHARTS_EVERY_MS)
-    reader = AsyncRowReader(redis, USERS, timeout_s=serving.redis_timeout_ms / 1_000)
+    timeout_s = serving.redis_timeout_ms / 1_000
+    reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)
     tracker = Tracker(
@@ -109,6 +100,21 @@ async def _serve(settings: Settings) -> None:
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+
+
+def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:
+    """What keeps the mirror current."""
+    redis = settings.redis.config()
+    link = RedisLink(redis, give_up_after_s=5.0)
+    return MirrorFollower(
+        mirror,
+        RedisRowStore(link, ITEMS, redis),
+        settings.kafka.log_config(),
+        settings.kafka.prefix + topics.ITEM_UPDATES,
+        clock,
+        clock.advance if isinstance(clock, StreamClock) else None,
+        lambda: read_priors(RedisRowStore(link, GLOBALS, redis)),
+    )
 
 
 def _bundle(settings: Settings) -> Bundle | None:
