@@ -11,14 +11,15 @@ from features import item_row, lake, user_row
 from features.codec import encode_catalog_item, encode_interaction
 from features.decode import decode_records
 from features.events import CatalogItem
+from features.global_rates import rates_of
 from features.history import BY_TIME, NOTHING, Moments, events_of, past_of
 from features.ids import id_hash, key_hash, viewer_hash
 from features.lake import LakeRecord, LogIdentity
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from features.titles import TitleFacts
 from tests.clock import START_MS
 from tests.flows import random_interactions
-from tests.oracle import differences
+from tests.oracle import Replay, differences
 
 N_PARTITIONS = 3
 TITLES = [
@@ -88,17 +89,25 @@ def events_until(records, until_ms, user=None, until_offset=BY_TIME):
     return events
 
 
-def replayed(events, table, id_):
-    """A row after these events, by the functions of the flow, one event after the other."""
-    users, row = {}, table.empty.copy()
-    row["id"] = id_
+def replayed(events):
+    """All rows after these events, by the functions of the flow, one event after the other."""
+    replay = Replay()
     for event in events:
-        user = users.setdefault(int(event["user"]), USERS.empty.copy())
-        user["id"] = event["user"]
-        user_row.apply(user[0], event)
-        if table is ITEMS and event["item"] == id_:
-            item_row.apply(row[0], event)
-    return users.get(int(id_), row) if table is USERS else row
+        replay.apply(event)
+    return replay
+
+
+def row_of(replay, table, id_):
+    """`(1,)` row of an id, an empty one where it had no event."""
+    row = table.empty.copy()
+    row["id"] = id_
+    return replay.rows[table.letter].get(int(id_), row)
+
+
+def priors_of(replay):
+    """The rates of genres that the flow would smooth those of titles by."""
+    rows = list(replay.rows[GLOBALS.letter].values())
+    return rates_of(np.concatenate([np.empty(0, GLOBALS.dtype), *rows]))
 
 
 def expected(records, table, moments):
@@ -110,9 +119,11 @@ def expected(records, table, moments):
         events = events_until(
             records, moments.until_ms[k], user=id_, until_offset=moments.until_offset[k]
         )
-        row = replayed(events, table, id_)
+        replay = replayed(events)
+        row = row_of(replay, table, id_)
         if (events["user" if table is USERS else "item"] == id_).any():
-            kind.values(row[0], int(moments.now_ms[k]), values[k])
+            priors = () if table is USERS else (priors_of(replay),)
+            kind.values(row[0], int(moments.now_ms[k]), *priors, values[k])
         rows.append(row)
     return values, np.concatenate(rows)
 
