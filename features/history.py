@@ -29,12 +29,12 @@ from features.events import DUPLICATE, ERASED, CatalogItem
 from features.global_rates import N_RATES, rates
 from features.global_rates import apply as count_rates
 from features.id_map import ABSENT, IdMap
+from features.ids import id_hashes
 from features.item_row import MAX_PARTITIONS
 from features.item_row import apply as apply_item
 from features.item_row import values as item_values
 from features.lake import LakeRecord
 from features.store import GLOBALS, ITEMS, USERS
-from features.ids import id_hashes
 from features.titles import TitleFacts
 from features.user_row import N_REMEMBERED
 from features.user_row import apply as apply_user

@@ -171,7 +171,9 @@ class ArchiveHistory:
         early: list[LakeRecord] = []  # in the folder of a day before their predecessors'
         for day in self._days:
             columns = [_read(_files(day), WHOLE)[name].to_pylist() for name in WHOLE]
-            early += [LakeRecord(lake.INTERACTIONS, *fields) for fields in zip(*columns, strict=True)]
+            early += [
+                LakeRecord(lake.INTERACTIONS, *fields) for fields in zip(*columns, strict=True)
+            ]
             early.sort(key=lambda record: (record.partition(), record.offset()))
             ready, early = self._take_due(early, due)
             for start in range(0, len(ready), size):

@@ -110,7 +110,9 @@ def wait_until_quiet(stack, client, n_events):
     def is_quiet():
         rows = stored(stack.settings.redis.config(), ITEMS, ids)
         values = np.empty((len(ids), item_row.N_COLUMNS), np.float32)
-        item_row.values_of(rows, np.arange(len(ids)), newest_time_ms(stack), values)
+        globals_, _ = stored_globals(stack)
+        now_ms = newest_time_ms(stack)
+        item_row.values_of(rows, np.arange(len(ids)), now_ms, rates_of(globals_), values)
         served = served_now(client, ("nobody", ""))
         return all(
             served[title.item_id][name] == values[k, item_row.NAMES.index(name)]
