@@ -14,6 +14,7 @@ import pytest
 from features import item_row, lake, user_row
 from features.codec import encode_interaction
 from features.events import CatalogItem, Interaction
+from features.global_rates import rates_of, row_id
 from features.history import BY_TIME, Moments, past_of
 from features.ids import id_hashes, viewer_hash
 from features.item_updates import decode_update
@@ -21,7 +22,7 @@ from features.lake import LakeError
 from features.log import LogWriter, read_to_end
 from features.ranking import RANKING_COLUMNS
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from features.vocabulary import EventType
 from infra import topics
 from infra.metrics_client import Metrics
@@ -103,16 +104,21 @@ def served_now(client, viewer):
 
 
 def wait_until_quiet(stack, client, n_events):
-    """Returns when every event is in the rows and every title's row in the server."""
+    """Returns when every event is in the rows and every title's row in the server.
+
+    Its rates are smoothed by those of genres, which the flow reads once a second and spreads with
+    the look at every title that follows.
+    """
     ids = id_hashes([title.item_id for title in TITLES])
+    globals_ = np.array([row_id(partition) for partition in range(4)], np.uint64)
     names = [name for name in item_row.NAMES if name in RANKING_COLUMNS]
+    redis = stack.settings.redis.config()
 
     def is_quiet():
-        rows = stored(stack.settings.redis.config(), ITEMS, ids)
+        rows = stored(redis, ITEMS, ids)
         values = np.empty((len(ids), item_row.N_COLUMNS), np.float32)
-        globals_, _ = stored_globals(stack)
-        now_ms = newest_time_ms(stack)
-        item_row.values_of(rows, np.arange(len(ids)), now_ms, rates_of(globals_), values)
+        now_ms, priors = newest_time_ms(stack), rates_of(stored(redis, GLOBALS, globals_))
+        item_row.values_of(rows, np.arange(len(ids)), now_ms, priors, values)
         served = served_now(client, ("nobody", ""))
         return all(
             served[title.item_id][name] == values[k, item_row.NAMES.index(name)]
