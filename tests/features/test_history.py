@@ -204,8 +204,9 @@ def test_an_erased_viewer_has_no_past_and_titles_keep_theirs(tmp_path, records):
 def test_an_event_of_an_erased_viewer_that_is_sent_again_counts_again(tmp_path, rng):
     """As in the flow: the viewer's row has forgotten its id."""
     click = Interaction("e1", "u1", "i1", EventType.CLICK, START_MS)
-    again = [click, click, erase_event("u1", "", START_MS), click]
-    records = write_lake(tmp_path, again, rng)
+    misplaced = Interaction("e2", "u2", "i2", EventType.CLICK, START_MS)  # see write_lake
+    sent = [click, click, erase_event("u1", "", START_MS), misplaced, click]
+    records = write_lake(tmp_path, sent, rng)
     moments = Moments.at(np.array([id_hash("i1")], np.uint64), np.array([START_MS + 10**6]))
     _, past = past_of(tmp_path, None, moments, with_rows=True)
     assert past.rows["activity"]["totals"][0, CLICKS] == 2
