@@ -19,7 +19,7 @@ from features.history import BY_TIME, Moments, past_of
 from features.ids import id_hashes, viewer_hash
 from features.item_updates import decode_update
 from features.lake import LakeError
-from features.log import LogWriter, read_to_end
+from features.log import LogWriter, end_offsets, read_to_end
 from features.ranking import RANKING_COLUMNS
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS
 from features.store import GLOBALS, ITEMS, USERS
@@ -115,6 +115,8 @@ def wait_until_quiet(stack, client, n_events):
     redis = stack.settings.redis.config()
 
     def is_quiet():
+        if not is_whole_log_in_rows(stack):
+            return False
         rows = stored(redis, ITEMS, ids)
         values = np.empty((len(ids), item_row.N_COLUMNS), np.float32)
         now_ms, priors = newest_time_ms(stack), rates_of(stored(redis, GLOBALS, globals_))
@@ -129,14 +131,27 @@ def wait_until_quiet(stack, client, n_events):
     flow = Metrics(stack.addresses.metrics["features"])
     wait_until(lambda: flow.read()["events"] >= n_events)
     flow.wait_until_idle()
-    wait_until(is_quiet)
+    wait_until(is_quiet, timeout_s=120)
+
+
+def is_whole_log_in_rows(stack):
+    """Whether the viewers' rows, which are stored last, stand at the end of every partition."""
+    settings = stack.settings
+    ids = np.array([viewer_hash(user, profile) for user, profile in VIEWERS], np.uint64)
+    rows = stored(settings.redis.config(), USERS, ids)
+    topic = settings.kafka.prefix + topics.INTERACTIONS
+    ends = end_offsets(settings.kafka.log_config(), topic, range(4))
+    return all(
+        rows["offset"][rows["partition"] == partition].max(initial=-1) == end - 1
+        for partition, end in ends.items()
+    )
 
 
 def newest_time_ms(stack):
     """Where the clock of the events stands: in the flow, and in the server that is told of it."""
     topic = stack.settings.kafka.prefix + topics.ITEM_UPDATES
     updates = read_to_end(stack.settings.kafka.log_config(), topic)
-    return max(decode_update(record.value()).now_ms for record in updates)
+    return max((decode_update(record.value()).now_ms for record in updates), default=0)
 
 
 def archived_slates(stack, n):
