@@ -10,22 +10,39 @@ profile feed. Profiles of an account have rows of their own, which only the reco
 have no join key here. A frame for past values may name them in a column `profile_id`.
 
 No view has a time to live: values are computed from the row as of the moment of reading, so age
-already shows in them. No view is on demand: every column of a ranker is hot.
+already shows in them. Views of a ranker's columns have a past as well; those of lists, of rates of
+genres and of places among all titles are of the present alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, KafkaSource
 from feast.data_format import ProtoFormat
-from feast.types import Float32
+from feast.types import Array, Float32, Float64, String
 from feast.value_type import ValueType
 
 from features import lake
-from features.registry import VIEWS, Column, View, feature_version
+from features.registry import (
+    LIST_VIEWS,
+    POPULARITY,
+    POPULARITY_COLUMNS,
+    RATES,
+    VIEWS,
+    Column,
+    ListView,
+    feature_version,
+    list_view_named,
+)
 
 TIMESTAMP_COLUMN = "event_timestamp"
+IN_LISTS = "A list for each field, all in one order; no value where the list would be empty."
+AMONG_ALL = (
+    "Where a title stands among all titles of the lake's catalogue (without a lake: all that have "
+    "had an event). Feast reads all rows for it at most once a minute: an answer may be that old."
+)
 
 USER = Entity(
     name="user",
@@ -39,7 +56,25 @@ ITEM = Entity(
     value_type=ValueType.STRING,
     description="A title, by its id in the catalogue.",
 )
-ENTITIES = {"user": USER, "item": ITEM}
+REGION = Entity(
+    name="region",
+    join_keys=["region"],
+    value_type=ValueType.STRING,
+    description="Where viewers are, as producers name it; empty: everywhere.",
+)
+HOUR = Entity(
+    name="hour",
+    join_keys=["hour"],
+    value_type=ValueType.INT64,
+    description="An hour of the day, UTC, 0..23.",
+)
+GENRE = Entity(
+    name="genre",
+    join_keys=["genre"],
+    value_type=ValueType.STRING,
+    description="A genre by its name in the catalogue; empty: all titles together.",
+)
+ENTITIES = {entity.join_key: entity for entity in (USER, ITEM, REGION, HOUR, GENRE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +95,32 @@ RANKING_SERVICE = service_name(feature_version())
 
 
 def feature_views(sources: Sources) -> list[FeatureView]:
-    """One view per feature group."""
-    return [_feature_view(view, sources) for view in VIEWS]
+    """One view per feature group, in the order of a ranker's columns."""
+    return [
+        _feature_view(
+            view.name, [f"{view.entity}_id"], map(_field, view.columns), view.description, sources
+        )
+        for view in VIEWS
+    ]
+
+
+def other_views(sources: Sources) -> list[FeatureView]:
+    """Views of what stands in no single row: lists, rates of genres, places among all titles."""
+    lists = [
+        _feature_view(
+            view.name, list(view.key), _list_fields(view), f"{view.description} {IN_LISTS}", sources
+        )
+        for view in LIST_VIEWS
+        if view.name != RATES
+    ]
+    rates = list_view_named(RATES)
+    fields = [_field(replace(column, name=rates.feature(column))) for column in rates.columns]
+    popularity = map(_field, POPULARITY_COLUMNS)
+    return [
+        *lists,
+        _feature_view(RATES, ["genre"], fields, rates.description, sources),
+        _feature_view(POPULARITY, ["item_id"], popularity, AMONG_ALL, sources),
+    ]
 
 
 def ranking_service(views: list[FeatureView]) -> FeatureService:
@@ -81,22 +140,24 @@ def ranking_service(views: list[FeatureView]) -> FeatureService:
 def catalogue(sources: Sources) -> list[Any]:
     """Everything that is to be applied: entities, views and the service."""
     views = feature_views(sources)
-    return [*ENTITIES.values(), *views, ranking_service(views)]
+    return [*ENTITIES.values(), *views, *other_views(sources), ranking_service(views)]
 
 
-def _feature_view(view: View, sources: Sources) -> FeatureView:
+def _feature_view(
+    name: str, keys: list[str], fields: Iterable[Field], description: str, sources: Sources
+) -> FeatureView:
     archive = FileSource(
-        name=f"{view.name}_archive",
+        name=f"{name}_archive",
         path=str(sources.lake / lake.INTERACTIONS),
         timestamp_field=TIMESTAMP_COLUMN,
         description="The lake's interactions, from which past values are replayed.",
     )
     return FeatureView(
-        name=view.name,
-        entities=[ENTITIES[view.entity]],
-        schema=[_field(column) for column in view.columns],
+        name=name,
+        entities=[ENTITIES[key] for key in keys],
+        schema=list(fields),
         source=KafkaSource(
-            name=f"{view.name}_stream",
+            name=f"{name}_stream",
             kafka_bootstrap_servers=sources.bootstrap,
             topic=sources.topic,
             timestamp_field=TIMESTAMP_COLUMN,
@@ -105,7 +166,7 @@ def _feature_view(view: View, sources: Sources) -> FeatureView:
             description="Interactions, which the features flow turns into rows.",
         ),
         ttl=None,
-        description=view.description,
+        description=description,
     )
 
 
@@ -116,3 +177,22 @@ def _field(column: Column) -> Field:
         description=column.description,
         tags={"unit": column.unit, "default": f"{column.default:g}"},
     )
+
+
+def _list_fields(view: ListView) -> list[Field]:
+    ids = Field(
+        name=view.ids_name,
+        dtype=Array(String),
+        description=f"The titles, {view.length} at most: each its 64-bit id as 16 digits.",
+        tags={"unit": "id"},
+    )
+    numbers = [
+        Field(
+            name=view.feature(column),
+            dtype=Array(Float64),
+            description=column.description,
+            tags={"unit": column.unit, "default": f"{column.default:g}"},
+        )
+        for column in view.columns
+    ]
+    return [ids, *numbers]

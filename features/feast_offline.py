@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from features.history import BY_TIME, Moments, past_of
 from features.ids import id_hashes, viewer_hash
-from features.registry import Entity, view_named
+from features.registry import LIST_VIEWS, POPULARITY, Entity, view_named
 
 OFFLINE_TYPE: Literal["features.feast_offline.HeadraceOfflineStore"] = (
     "features.feast_offline.HeadraceOfflineStore"
@@ -167,12 +167,13 @@ def _wanted(ref: str, views: list[FeatureView], *, full_names: bool) -> Wanted:
     """A feature reference, `view:feature`, as a place in a row."""
     view_name, _, name = ref.partition(":")
     view = next((v for v in views if v.projection.name_to_use() == view_name), None)
-    known = view_named(view_name if view is None else view.name)
+    known_name = view_name if view is None else view.name
+    if known_name == POPULARITY or any(known_name == of_lists.name for of_lists in LIST_VIEWS):
+        raise KeyError(f"feature view {known_name} has no past: ask with get_online_features")
+    known = view_named(known_name)
     names = [column.name for column in known.columns]
     if name not in names:
         raise KeyError(f"feature view {known.name} has no feature {name}")
-    if known.entity not in JOIN_KEYS:
-        raise KeyError(f"feature view {known.name} has no past: {known.entity} rows are not asked")
     key = JOIN_KEYS[known.entity]
     mapped = key if view is None else view.projection.join_key_map.get(key, key)
     answer_name = f"{view_name}__{name}" if full_names else name

@@ -5,6 +5,11 @@ lake's interactions go once, in the order of the log, through the functions of t
 moment is answered when the first event that it must not see arrives. One pass, O(events + moments
 log moments); in memory are the rows of the entities that are asked for and, where titles are, the
 last events of every viewer (about 270 bytes each): a second delivery must not count for a title.
+
+Rates of titles are smoothed by those of genres, which all events of all titles make: they are
+counted along, and a moment has them as they were at that moment.
+
+A viewer who was erased has no past: what the lake's ledger marks as erased, no row learns from.
 """
 
 from collections.abc import Iterator
@@ -16,19 +21,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import item_row, lake, user_row
-from features.codec import WireError, decode_catalog_item
+from features.codec import WireError, decode_catalog_item, decode_erasure
 from features.compiled import Rows, compiled
 from features.decode import decode_records
-from features.events import DUPLICATE
-from features.global_rates import DEFAULT_PRIORS
+from features.erasure import ErasureLedger
+from features.events import DUPLICATE, ERASED, CatalogItem
+from features.global_rates import N_RATES, rates
+from features.global_rates import apply as count_rates
 from features.id_map import ABSENT, IdMap
+from features.ids import id_hashes
+from features.item_row import MAX_PARTITIONS
 from features.item_row import apply as apply_item
 from features.item_row import values as item_values
-from features.store import ITEMS, USERS, Table
+from features.lake import LakeRecord
+from features.store import GLOBALS, ITEMS, USERS
 from features.titles import TitleFacts
 from features.user_row import N_REMEMBERED
 from features.user_row import apply as apply_user
 from features.user_row import values as user_values
+from features.vocabulary import N_GENRES, EventType
 
 BY_TIME: Final = -2  # in `until_offset`: the moment is one of time, not of the log
 NOTHING: Final = -1  # in `until_offset`: not one event of the viewer is in it
@@ -40,6 +51,7 @@ MOMENT: Final = np.dtype(
         ("cut", "i8"),  # the last offset, or append time, that is included
         ("now_ms", "i8"),  # what windows and ages are counted to
         ("place", "i8"),  # of the answer
+        ("slot", "i8"),  # of the row
     ]
 )
 REMEMBERED: Final = np.dtype([("events", "u8", (N_REMEMBERED,)), ("next", "i8")])
@@ -50,6 +62,7 @@ Floats = NDArray[np.float32]
 State = tuple[Rows, NDArray[np.bool_]]  # rows by slot, and whether they had an event
 Batch = tuple[Times, Rows, Times]  # slots, events, times of the log
 Queue = tuple[Rows, Times, Times]  # moments, and by slot the first that waits and the last's end
+TitleQueue = tuple[Rows, Times]  # moments by time, and `(1,)` the first that waits
 Answers = tuple[Floats, Rows]  # by place
 
 
@@ -91,27 +104,31 @@ def past_of(
 
     Titles' genres and years are those that the lake's catalogue has last, as in a rebuild.
     """
-    viewers = None if users is None else _Replay(USERS, users, with_rows=with_rows)
-    titles = None if items is None else _Replay(ITEMS, items, with_rows=with_rows)
-    deliveries = None if titles is None else Deliveries()
+    viewers = None if users is None else _ViewerReplay(users, with_rows=with_rows)
+    titles = None if items is None else _TitleReplay(items, with_rows=with_rows)
     for events, times in events_of(folder):
-        if deliveries is not None:
-            deliveries.flag(events)
-        for replay, key in ((viewers, "user"), (titles, "item")):
-            if replay is not None:
-                replay.take(events, events[key], times)
-    return tuple(None if r is None else r.finish() for r in (viewers, titles))  # type: ignore[return-value]
+        if titles is not None:
+            titles.take(events, times)
+        if viewers is not None:
+            viewers.take(events, times)
+    return (
+        None if viewers is None else viewers.finish(),
+        None if titles is None else titles.finish(),
+    )
 
 
 def events_of(folder: Path) -> Iterator[tuple[Rows, Times]]:
     """All events of a lake in batches, as the flow took them, with the times of the log.
 
     By append time, and within a partition by offset. Records that are no events, or lie in another
-    partition than their user's, are left out, as in the flow.
+    partition than their user's, are left out, as in the flow. Those from before the erasure of
+    their viewer are flagged ERASED.
     """
     n_partitions = lake.identity_of(folder).partitions[lake.INTERACTIONS]
-    titles = titles_of(folder)
-    streams = [_Stream(_events_of(folder, p, n_partitions, titles)) for p in range(n_partitions)]
+    titles, ledger = titles_of(folder), ledger_of(folder)
+    streams = [
+        _Stream(_events_of(folder, p, n_partitions, titles, ledger)) for p in range(n_partitions)
+    ]
     while left := [stream for stream in streams if len(stream.times)]:
         until = min(stream.times[-1] for stream in left)  # nothing earlier can follow
         taken = [stream.take(until) for stream in left]
@@ -122,21 +139,58 @@ def events_of(folder: Path) -> Iterator[tuple[Rows, Times]]:
 
 
 def titles_of(folder: Path) -> TitleFacts:
-    """Genres and years by the lake's catalogue."""
+    """What the lake's catalogue says of titles."""
     titles = TitleFacts()
-    for partition in range(lake.identity_of(folder).partitions[lake.CATALOG]):
-        for records in lake.read_records(folder, lake.CATALOG, partition):
-            for value in (record.value() for record in records):
-                try:
-                    if value:
-                        titles.put(decode_catalog_item(value))
-                except WireError:  # the flow leaves it out, too
-                    continue
+    for _, item in _catalogue_of(folder):
+        if item is not None:
+            titles.put(item)
     return titles
 
 
+def title_ids_of(folder: Path) -> Ids:
+    """`(n_titles,)` ids of the titles that the lake's catalogue has, without those removed."""
+    there: dict[str, bool] = {}
+    for item_id, item in _catalogue_of(folder):
+        there[item_id] = item is not None and not item.removed
+    return id_hashes(item_id for item_id, is_there in there.items() if is_there)
+
+
+def _catalogue_of(folder: Path) -> Iterator[tuple[str, CatalogItem | None]]:
+    """Titles by id, in the order of the catalogue; None where one is taken out."""
+    for record in _records_of(folder, lake.CATALOG):
+        value = record.value()
+        if not value:
+            yield (record.key() or b"").decode(errors="replace"), None
+            continue
+        try:
+            item = decode_catalog_item(value)
+        except WireError:  # the flow leaves it out, too
+            continue
+        yield item.item_id, item
+
+
+def ledger_of(folder: Path) -> ErasureLedger:
+    """Which viewers were erased, and where, by the lake's copy of the ledger."""
+    ledger = ErasureLedger()
+    for record in _records_of(folder, lake.ERASURES):
+        key, value = record.key(), record.value()
+        try:
+            if key and value:
+                ledger.put(decode_erasure(key, value))
+        except WireError:  # the flow leaves it out, too
+            continue
+    return ledger
+
+
+def _records_of(folder: Path, table: str) -> Iterator[LakeRecord]:
+    """All records of a table; none where the lake was written before there was such a table."""
+    for partition in range(lake.identity_of(folder).partitions.get(table, 0)):
+        for records in lake.read_records(folder, table, partition):
+            yield from records
+
+
 def _events_of(
-    folder: Path, partition: int, n_partitions: int, titles: TitleFacts
+    folder: Path, partition: int, n_partitions: int, titles: TitleFacts, ledger: ErasureLedger
 ) -> Iterator[tuple[Rows, Times]]:
     """Batches of a partition's events; their times never go back, whatever the broker's clock."""
     latest = 0
@@ -144,6 +198,7 @@ def _events_of(
         events = decode_records(records).events
         events = events[events["key_hash"] % n_partitions == partition]
         if len(events):
+            ledger.flag(events)
             titles.enrich(events)
             times = np.maximum(np.maximum.accumulate(events["logged_at_ms"]), latest)
             latest = int(times[-1])
@@ -176,7 +231,8 @@ class _Stream:
 class Deliveries:
     """The last events of every viewer: which event is a second delivery, as the viewer's row says.
 
-    A row remembers its last N_REMEMBERED different events; so does this, without the rest of it.
+    A row remembers its last N_REMEMBERED different events, and none from before its erasure; so
+    does this, without the rest of it.
     """
 
     def __init__(self) -> None:
@@ -208,6 +264,10 @@ class Deliveries:
 def _flag_second_deliveries(remembered: Rows, slots: NDArray[np.int64], events: Rows) -> None:
     for i in range(len(events)):
         row, event = remembered[slots[i]], events[i]
+        if event["type"] == EventType.ERASE:
+            row["events"][:] = 0
+            row["next"] = 0
+            continue
         is_second = False
         for id_ in row["events"]:
             is_second = is_second or id_ == event["event"]
@@ -230,47 +290,86 @@ class _Queue:
         self.arrays: Queue = moments, bounds[:-1].copy(), bounds[1:].copy()
 
 
-class _Replay:
-    """Rows of the entities that are asked for, and the answers so far."""
+class _ViewerReplay:
+    """Rows of the viewers that are asked for, and the answers so far."""
 
-    def __init__(self, table: Table, asked: Moments, *, with_rows: bool) -> None:
+    def __init__(self, asked: Moments, *, with_rows: bool) -> None:
         self._ids, slots = np.unique(asked.ids, return_inverse=True)
         n = len(self._ids)
-        self._rows = np.repeat(table.empty, n)
-        self._rows["id"] = self._ids
-        self._known = np.zeros(n, np.bool_)
-        self._is_user = table is USERS
-        n_columns = user_row.N_COLUMNS if self._is_user else item_row.N_COLUMNS
-        self._values = np.full((len(slots), n_columns), np.nan, np.float32)
-        self._kept = np.repeat(table.empty, len(slots) if with_rows else 0)
+        rows = np.repeat(USERS.empty, n)
+        rows["id"] = self._ids
+        self._state: State = rows, np.zeros(n, np.bool_)
+        self._answers: Answers = (
+            np.full((len(slots), user_row.N_COLUMNS), np.nan, np.float32),
+            np.repeat(USERS.empty, len(slots) if with_rows else 0),
+        )
         by_time = asked.until_offset == BY_TIME
         self._by_time, self._by_offset = (
             _Queue(slots[of], cuts[of], asked.now_ms[of], np.flatnonzero(of), n)
             for of, cuts in ((by_time, asked.until_ms), (~by_time, asked.until_offset))
         )
 
-    def take(self, events: Rows, ids: Ids, times: Times) -> None:
+    def take(self, events: Rows, times: Times) -> None:
         """Takes a batch in; answers what may not see an event before it is applied."""
-        if not len(self._ids):
-            return
-        slots = np.searchsorted(self._ids, ids)
-        slots[slots == len(self._ids)] = 0
-        mine = np.flatnonzero(self._ids[slots] == ids)
+        slots = slots_in(self._ids, events["user"])
+        mine = np.flatnonzero(slots != ABSENT)
         batch = slots[mine], events[mine], times[mine]
-        state, answers = (self._rows, self._known), (self._values, self._kept)
-        if self._is_user:
-            _replay_users(state, batch, self._by_time.arrays, self._by_offset.arrays, answers)
-        else:
-            _replay_items(state, batch, self._by_time.arrays, answers)
+        queues = self._by_time.arrays, self._by_offset.arrays
+        _replay_users(self._state, batch, *queues, self._answers)
 
     def finish(self) -> Past:
         """Answers what is left: moments behind the end of the lake."""
-        state, answers = (self._rows, self._known), (self._values, self._kept)
-        if self._is_user:
-            _finish_users(state, self._by_time.arrays, self._by_offset.arrays, answers)
-        else:
-            _finish_items(state, self._by_time.arrays, answers)
-        return Past(self._values, self._kept)
+        queues = self._by_time.arrays, self._by_offset.arrays
+        _finish_users(self._state, *queues, self._answers)
+        return Past(*self._answers)
+
+
+class _TitleReplay:
+    """Rows of the titles that are asked for, the rates of genres, and the answers so far.
+
+    Titles are fed from every partition, so their moments are times. These come in one queue, since
+    the rates at a moment are made by events of any title.
+    """
+
+    def __init__(self, asked: Moments, *, with_rows: bool) -> None:
+        self._ids, slots = np.unique(asked.ids, return_inverse=True)
+        rows = np.repeat(ITEMS.empty, len(self._ids))
+        rows["id"] = self._ids
+        self._state: State = rows, np.zeros(len(rows), np.bool_)
+        self._globals = np.repeat(GLOBALS.empty, MAX_PARTITIONS)  # by partition
+        self._answers: Answers = (
+            np.full((len(slots), item_row.N_COLUMNS), np.nan, np.float32),
+            np.repeat(ITEMS.empty, len(slots) if with_rows else 0),
+        )
+        order = np.argsort(asked.until_ms, kind="stable")
+        moments = np.empty(len(order), MOMENT)
+        moments["cut"], moments["now_ms"] = asked.until_ms[order], asked.now_ms[order]
+        moments["place"], moments["slot"] = order, slots[order]
+        self._queue: TitleQueue = moments, np.zeros(1, np.int64)
+        self._deliveries = Deliveries()
+
+    def take(self, events: Rows, times: Times) -> None:
+        """Takes a batch in; answers what may not see an event before it is applied."""
+        self._deliveries.flag(events)
+        batch = slots_in(self._ids, events["item"]), events, times
+        _replay_items(self._state, self._globals, batch, self._queue, self._answers)
+
+    def finish(self) -> Past:
+        """Answers what is left: moments behind the end of the lake."""
+        _answer_items(self._state, self._globals, END, self._queue, self._answers)
+        return Past(*self._answers)
+
+
+def slots_in(known: Ids, ids: Ids) -> Times:
+    """`(n,) int64`: where ids stand among sorted ones, ABSENT where they do not.
+
+    >>> slots_in(np.array([3, 7], np.uint64), np.array([7, 8, 3], np.uint64)).tolist()
+    [1, -1, 0]
+    """
+    if not len(known):
+        return np.full(len(ids), ABSENT, np.int64)
+    slots = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+    return np.where(known[slots] == ids, slots, ABSENT)
 
 
 @compiled
@@ -291,13 +390,15 @@ def _answer_user(state: State, slot: int, before: int, queue: Queue, answers: An
 def _replay_users(
     state: State, batch: Batch, by_time: Queue, by_offset: Queue, answers: Answers
 ) -> None:
+    """Of a viewer's events before the erasure nothing is known: not even that there were any."""
     slots, events, times = batch
     for i in range(len(events)):
         slot, event = slots[i], events[i]
         _answer_user(state, slot, times[i], by_time, answers)
         _answer_user(state, slot, event["offset"], by_offset, answers)
         apply_user(state[0][slot], event)
-        state[1][slot] = True
+        if not event["flags"] & ERASED:
+            state[1][slot] = True
 
 
 @compiled
@@ -308,30 +409,37 @@ def _finish_users(state: State, by_time: Queue, by_offset: Queue, answers: Answe
 
 
 @compiled
-def _answer_item(state: State, slot: int, before: int, queue: Queue, answers: Answers) -> None:
-    """Answers the moments of a title whose cut lies before a mark."""
-    moments, heads, ends = queue
-    while heads[slot] < ends[slot] and moments[heads[slot]]["cut"] < before:
-        moment = moments[heads[slot]]
-        place = moment["place"]
+def _answer_items(
+    state: State, globals_: Rows, before: int, queue: TitleQueue, answers: Answers
+) -> None:
+    """Answers the moments whose cut lies before a mark, all by the rates of now."""
+    moments, head = queue
+    if head[0] == len(moments) or moments[head[0]]["cut"] >= before:
+        return
+    priors = np.empty((N_GENRES + 1, N_RATES), np.float32)
+    rates(globals_, priors)
+    while head[0] < len(moments) and moments[head[0]]["cut"] < before:
+        moment = moments[head[0]]
+        slot, place = moment["slot"], moment["place"]
         if state[1][slot]:
-            item_values(state[0][slot], moment["now_ms"], DEFAULT_PRIORS, answers[0][place])
+            item_values(state[0][slot], moment["now_ms"], priors, answers[0][place])
         if len(answers[1]) > 0:
             answers[1][place] = state[0][slot]
-        heads[slot] += 1
+        head[0] += 1
 
 
 @compiled
-def _replay_items(state: State, batch: Batch, by_time: Queue, answers: Answers) -> None:
-    """A title is fed from every partition, so its moments are times."""
+def _replay_items(
+    state: State, globals_: Rows, batch: Batch, queue: TitleQueue, answers: Answers
+) -> None:
     slots, events, times = batch
     for i in range(len(events)):
-        _answer_item(state, slots[i], times[i], by_time, answers)
-        apply_item(state[0][slots[i]], events[i])
-        state[1][slots[i]] = True
-
-
-@compiled
-def _finish_items(state: State, by_time: Queue, answers: Answers) -> None:
-    for slot in range(len(state[0])):
-        _answer_item(state, slot, END, by_time, answers)
+        event = events[i]
+        _answer_items(state, globals_, times[i], queue, answers)
+        if event["type"] == EventType.ERASE:
+            continue
+        if not event["flags"] & DUPLICATE:
+            count_rates(globals_[event["partition"]], event, 0)
+        if slots[i] != ABSENT:
+            apply_item(state[0][slots[i]], event)
+            state[1][slots[i]] = True

@@ -24,6 +24,7 @@ INTERACTIONS: Final = "interactions"
 IMPRESSIONS: Final = "impressions"
 OUTCOMES: Final = "outcomes"
 CATALOG: Final = "catalog"
+ERASURES: Final = "erasures"  # the ledger: what lies before an entry is to be learned from no more
 
 LOG_FILE: Final = "log.json"
 FILE_NAME: Final = re.compile(r"(\d+)-(\d+)-(\d+)\.parquet")
@@ -112,6 +113,14 @@ class LogIdentity:
     cluster_id: str
     topics: Mapping[str, str]  # the topic of each table
     partitions: Mapping[str, int]  # how many each table's topic has
+
+    def is_part_of(self, other: "LogIdentity") -> bool:
+        """Whether this is the same log, of which the other may name more tables."""
+        return (
+            self.cluster_id == other.cluster_id
+            and self.topics.items() <= other.topics.items()
+            and self.partitions.items() <= other.partitions.items()
+        )
 
 
 def files_of(lake: Path, table: str) -> list[LakeFile]:
@@ -210,30 +219,37 @@ def identity_of(lake: Path) -> LogIdentity:
 def claim(lake: Path, identity: LogIdentity) -> None:
     """Makes a lake for a log, or checks that it is this log's, and removes unfinished files.
 
-    Raises LakeError when it holds another log, or cannot be written.
+    A lake from before there was a table gets it. Raises LakeError when it holds another log, or
+    cannot be written.
     """
     path = lake / LOG_FILE
     try:
         lake.mkdir(parents=True, exist_ok=True)
         for unfinished in lake.glob("*/day=*/*.tmp"):
             unfinished.unlink()
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            with temporary.open("w") as file:
-                json.dump(_as_dict(identity), file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            _sync_folder(lake)
+        found = identity_of(lake) if path.exists() else None
+        if found is None or (found != identity and found.is_part_of(identity)):
+            _write_identity(lake, identity)
+            found = identity
     except OSError as error:
         raise LakeError(f"{lake} cannot be written: {error}") from error
-    found = identity_of(lake)
     if found != identity:
         raise LakeError(
             f"{lake} holds another log: cluster {found.cluster_id}, topics "
             f"{', '.join(found.topics.values())}; expected cluster {identity.cluster_id}, topics "
             f"{', '.join(identity.topics.values())}: set HEADRACE_ARCHIVE__FOLDER to another folder"
         )
+
+
+def _write_identity(lake: Path, identity: LogIdentity) -> None:
+    path = lake / LOG_FILE
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump(_as_dict(identity), file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    _sync_folder(lake)
 
 
 def raw_columns(records: Iterable[Any]) -> dict[str, list[Any]]:

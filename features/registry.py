@@ -74,6 +74,15 @@ class ListView:
     description: str
     columns: tuple[Column, ...]
 
+    @property
+    def ids_name(self) -> str:
+        """The feature that lists the elements themselves."""
+        return f"{self.name}_items"
+
+    def feature(self, column: Column) -> str:
+        """The name of a column as a feature: several lists have a weight."""
+        return f"{self.name}_{column.name}"
+
 
 def _columns(described: Iterable[Described]) -> tuple[Column, ...]:
     return tuple(Column(*column) for column in described)
@@ -163,6 +172,29 @@ LIST_VIEWS = (
 
 # Computed from the columns of all titles where they are needed; in no row.
 POPULARITY_COLUMNS = _columns(popularity.COLUMNS)
+
+# Views whose values stand in no single row, by their names in Feast.
+RATES = "global_rates"
+POPULARITY = "item_popularity"
+
+
+def list_view_named(name: str) -> ListView:
+    """The list view of a name. Raises KeyError, naming those there are."""
+    for view in LIST_VIEWS:
+        if view.name == name:
+            return view
+    raise KeyError(f"list view must be one of {', '.join(v.name for v in LIST_VIEWS)}; got {name}")
+
+
+def names_of(view_name: str) -> list[str]:
+    """The features of a view of any kind, in order. Raises KeyError."""
+    if view_name == POPULARITY:
+        return [column.name for column in POPULARITY_COLUMNS]
+    if any(view.name == view_name for view in LIST_VIEWS):
+        view = list_view_named(view_name)
+        ids = [] if view_name == RATES else [view.ids_name]
+        return [*ids, *(view.feature(column) for column in view.columns)]
+    return [column.name for column in view_named(view_name).columns]
 
 
 def view_named(name: str) -> View:

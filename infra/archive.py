@@ -17,6 +17,7 @@ ARCHIVED = {
     lake.IMPRESSIONS: topics.IMPRESSIONS,
     lake.OUTCOMES: topics.OUTCOMES,
     lake.CATALOG: topics.CATALOG,
+    lake.ERASURES: topics.ERASURES,
 }  # tables of the lake and their topics
 
 

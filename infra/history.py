@@ -5,17 +5,19 @@ holds the log's own records with their places: its rows stand where the archive 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from features import lake
 from features.compiled import Rows
 from features.decode import decode_records
 from features.erasure import ErasureLedger
 from features.events import EVENT, NO_SLOT
+from features.history import ledger_of
 from features.ids import id_hashes, key_hash
+from features.lake import LakeRecord
 from features.titles import TitleFacts
 from offline.datasets import Dataset, EventColumns, Selection
 
@@ -94,41 +96,8 @@ class DatasetHistory:
                 rows[name] = BEFORE_THE_LOG
 
 
-@dataclass(frozen=True, slots=True)
-class ArchivedRecord:
-    """A record of the log as it lies in the archive; reads like a `confluent_kafka.Message`."""
-
-    partition_: int
-    offset_: int
-    logged_at_ms: int
-    key_: bytes | None
-    value_: bytes | None
-    headers_: list[dict[str, Any]] | None
-
-    def value(self) -> bytes | None:  # noqa: D102
-        return self.value_
-
-    def key(self) -> bytes | None:  # noqa: D102
-        return self.key_
-
-    def headers(self) -> list[tuple[str, bytes]]:  # noqa: D102
-        return [(header["name"], header["value"]) for header in self.headers_ or ()]
-
-    def topic(self) -> str:  # noqa: D102
-        return ""
-
-    def partition(self) -> int:  # noqa: D102
-        return self.partition_
-
-    def offset(self) -> int:  # noqa: D102
-        return self.offset_
-
-    def timestamp(self) -> tuple[int, int]:  # noqa: D102
-        return 2, self.logged_at_ms
-
-
-PLACE = ("partition", "offset", "logged_at_ms")
-WHOLE = (*PLACE, "key", "value", "headers")
+PLACE = tuple(name for name, _ in lake.PLACE)
+WHOLE = tuple(name for name, _ in lake.RAW)
 
 
 class ArchiveHistory:
@@ -136,7 +105,8 @@ class ArchiveHistory:
 
     Of each partition the archive must hold every offset from its first to its last: what lies
     behind a hole would be lost. A record that is there twice counts once. A day of the archive is
-    held in memory at a time.
+    held in memory at a time. Erasures count by the archive's own ledger, too, where it is a lake
+    that has one.
     """
 
     def __init__(
@@ -145,6 +115,7 @@ class ArchiveHistory:
         self.name = f"archive {folder}"
         self.titles = titles
         self._n_partitions = n_partitions
+        self._ledger = _ledger_of(folder)
         self._days = sorted((folder / "interactions").glob("day=*"))
         if not self._days:
             raise BackfillError(f"{folder}/interactions must hold folders day=YYYY-MM-DD; got none")
@@ -191,27 +162,30 @@ class ArchiveHistory:
             events = decode_records(records).events
             events = events[events["key_hash"] % self._n_partitions == events["partition"]]
             ledger.flag(events)
+            self._ledger.flag(events)
             self.titles.enrich(events)
             yield events
 
-    def _records(self, size: int) -> Iterator[list[ArchivedRecord]]:
+    def _records(self, size: int) -> Iterator[list[LakeRecord]]:
         due = dict(self._starts)
-        early: list[ArchivedRecord] = []  # in the folder of a day before their predecessors'
+        early: list[LakeRecord] = []  # in the folder of a day before their predecessors'
         for day in self._days:
             columns = [_read(_files(day), WHOLE)[name].to_pylist() for name in WHOLE]
-            early += [ArchivedRecord(*fields) for fields in zip(*columns, strict=True)]
-            early.sort(key=lambda record: (record.partition_, record.offset_))
+            early += [
+                LakeRecord(lake.INTERACTIONS, *fields) for fields in zip(*columns, strict=True)
+            ]
+            early.sort(key=lambda record: (record.partition(), record.offset()))
             ready, early = self._take_due(early, due)
             for start in range(0, len(ready), size):
                 yield ready[start : start + size]
 
     def _take_due(
-        self, records: Sequence[ArchivedRecord], due: Places
-    ) -> tuple[list[ArchivedRecord], list[ArchivedRecord]]:
+        self, records: Sequence[LakeRecord], due: Places
+    ) -> tuple[list[LakeRecord], list[LakeRecord]]:
         """Records whose predecessors have all been taken, and those that have to wait."""
         ready, early = [], []
         for record in records:
-            partition, offset = record.partition_, record.offset_
+            partition, offset = record.partition(), record.offset()
             if partition not in due or offset >= self._stops[partition]:
                 continue
             if offset == due[partition]:
@@ -223,6 +197,12 @@ class ArchiveHistory:
 
     def settle(self, rows: Rows) -> None:
         """Rows stand where the log has them."""
+
+
+def _ledger_of(folder: Path) -> ErasureLedger:
+    """The archive's ledger; an empty one where files were put together without a lake's names."""
+    is_lake = (folder / lake.LOG_FILE).exists()
+    return ledger_of(folder) if is_lake else ErasureLedger()
 
 
 def _files(day: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from confluent_kafka import Consumer, TopicPartition
 
 from features.codec import encode_catalog_item, encode_interaction
+from features.erasure import ErasureLedger
 from features.events import CatalogItem, Interaction
 from features.log import LogConfig, LogWriter, end_offsets
 from features.redis_store import RedisConfig
@@ -122,9 +123,9 @@ class FeaturesSite:
     def titles(self) -> TitleFacts:
         return TitleFacts(self.items)
 
-    def wrong_rows(self) -> list[str]:
-        """Where the rows in Redis differ from a clean replay of the log."""
-        expected = clean_replay(self.log, self.topic("interactions"), self.titles())
+    def wrong_rows(self, ledger: ErasureLedger | None = None) -> list[str]:
+        """Where the rows in Redis differ from a clean replay of the log, which knew the ledger."""
+        expected = clean_replay(self.log, self.topic("interactions"), self.titles(), ledger=ledger)
         wrong = []
         for table in TABLES:
             rows = expected[table.letter]

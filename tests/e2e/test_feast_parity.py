@@ -14,14 +14,15 @@ import pytest
 from features import item_row, lake, user_row
 from features.codec import encode_interaction
 from features.events import CatalogItem, Interaction
+from features.global_rates import rates_of, row_id
 from features.history import BY_TIME, Moments, past_of
 from features.ids import id_hashes, viewer_hash
 from features.item_updates import decode_update
 from features.lake import LakeError
-from features.log import LogWriter, read_to_end
+from features.log import LogWriter, end_offsets, read_to_end
 from features.ranking import RANKING_COLUMNS, STANDINGS
 from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from features.vocabulary import EventType
 from infra import topics
 from infra.metrics_client import Metrics
@@ -104,14 +105,23 @@ def served_now(client, viewer):
 
 
 def wait_until_quiet(stack, client, n_events):
-    """Returns when every event is in the rows and every title's row in the server."""
+    """Returns when every event is in the rows and every title's row in the server.
+
+    Its rates are smoothed by those of genres, which the flow reads once a second and spreads with
+    the look at every title that follows.
+    """
     ids = id_hashes([title.item_id for title in TITLES])
+    globals_ = np.array([row_id(partition) for partition in range(4)], np.uint64)
     names = [name for name in item_row.NAMES if name in RANKING_COLUMNS]
+    redis = stack.settings.redis.config()
 
     def is_quiet():
-        rows = stored(stack.settings.redis.config(), ITEMS, ids)
+        if not is_whole_log_in_rows(stack):
+            return False
+        rows = stored(redis, ITEMS, ids)
         values = np.empty((len(ids), item_row.N_COLUMNS), np.float32)
-        item_row.values_of(rows, np.arange(len(ids)), newest_time_ms(stack), values)
+        now_ms, priors = newest_time_ms(stack), rates_of(stored(redis, GLOBALS, globals_))
+        item_row.values_of(rows, np.arange(len(ids)), now_ms, priors, values)
         served = served_now(client, ("nobody", ""))
         return all(
             served[title.item_id][name] == values[k, item_row.NAMES.index(name)]
@@ -122,14 +132,27 @@ def wait_until_quiet(stack, client, n_events):
     flow = Metrics(stack.addresses.metrics["features"])
     wait_until(lambda: flow.read()["events"] >= n_events)
     flow.wait_until_idle()
-    wait_until(is_quiet)
+    wait_until(is_quiet, timeout_s=120)
+
+
+def is_whole_log_in_rows(stack):
+    """Whether the viewers' rows, which are stored last, stand at the end of every partition."""
+    settings = stack.settings
+    ids = np.array([viewer_hash(user, profile) for user, profile in VIEWERS], np.uint64)
+    rows = stored(settings.redis.config(), USERS, ids)
+    topic = settings.kafka.prefix + topics.INTERACTIONS
+    ends = end_offsets(settings.kafka.log_config(), topic, range(4))
+    return all(
+        rows["offset"][rows["partition"] == partition].max(initial=-1) == end - 1
+        for partition, end in ends.items()
+    )
 
 
 def newest_time_ms(stack):
     """Where the clock of the events stands: in the flow, and in the server that is told of it."""
     topic = stack.settings.kafka.prefix + topics.ITEM_UPDATES
     updates = read_to_end(stack.settings.kafka.log_config(), topic)
-    return max(decode_update(record.value()).now_ms for record in updates)
+    return max((decode_update(record.value()).now_ms for record in updates), default=0)
 
 
 def archived_slates(stack, n):

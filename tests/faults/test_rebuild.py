@@ -15,10 +15,12 @@ import pytest
 import redis
 from confluent_kafka import TopicPartition
 
-from features.codec import encode_interaction
-from features.erasure import erase_event
+from features import lake
+from features.codec import decode_erasure, encode_erasure, encode_interaction
+from features.erasure import Erasure, ErasureLedger, erase_event
 from features.events import EVENT, NO_SLOT, CatalogItem
 from features.ids import id_hashes, key_hash, viewer_hash
+from features.lake import LakeRecord, LogIdentity
 from features.log import LogConfig, read_to_end
 from features.redis_store import RedisConfig
 from features.store import ITEMS, USERS
@@ -146,6 +148,25 @@ def test_archive_and_live_log_together_make_the_rows_of_the_whole_log(site, rng,
         backfill_archive(site.settings(), tmp_path / "lake", None, lambda *_: None)
 
 
+def test_a_viewer_whom_the_archive_knows_as_erased_does_not_come_back(site, rng, tmp_path):
+    """Though the log's own ledger has lost the entry."""
+    site.send(random_interactions(rng, 1_000, START_MS, n_users=20))
+    folder, stop = tmp_path / "lake", dict.fromkeys(range(4), 100)
+    archive(site, folder, stop)
+    lake.claim(folder, LogIdentity("c", {}, {lake.INTERACTIONS: 4, lake.ERASURES: 1}))
+    partition = key_hash("u3") % 4
+    erasure = Erasure(viewer_hash("u3"), partition, stop[partition], START_MS)
+    entry = LakeRecord(lake.ERASURES, 0, 0, START_MS, erasure.key, encode_erasure(erasure), [])
+    rows = pa.table(lake.raw_columns([entry]), pa.schema(lake.RAW))
+    lake.write_file(folder / lake.ERASURES / "day=2023-11-14", 0, 0, 0, rows)
+    backfill_archive(site.settings(), folder, None, lambda *_: None)
+    ids = np.array([viewer_hash("u3"), viewer_hash("u4")], np.uint64)
+    erased, other = stored(site.redis, USERS, ids)[:, None]
+    assert erased["offset"] >= 0
+    assert learned(erased) == []
+    assert learned(other)
+
+
 def test_an_archive_with_a_hole_is_refused(site, rng, tmp_path):
     site.send(random_interactions(rng, 400, START_MS))
     archive(site, tmp_path / "lake", dict.fromkeys(range(4), 50))
@@ -262,7 +283,10 @@ def test_an_erased_viewer_stays_forgotten_while_all_rows_are_built_anew(site, he
             is_over.set()
             watcher.join()
         assert seen == []
-        assert site.wrong_rows() == []
+        ledger = ErasureLedger()
+        for entry in read_to_end(site.log, site.topic("erasures")):
+            ledger.put(decode_erasure(entry.key(), entry.value()))
+        assert site.wrong_rows(ledger) == []  # pairs of titles that the viewer made are gone, too
 
 
 def test_an_erasure_without_its_entry_in_the_ledger_gets_one(site, rng):

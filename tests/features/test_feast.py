@@ -10,19 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from features import item_row, user_row
-from features.events import EVENT, NO_RATING
-from features.global_rates import DEFAULT_PRIORS
+from features import item_row, lake, user_row
+from features.codec import encode_catalog_item
+from features.covisitation import N_NEIGHBOURS
+from features.events import EVENT, NO_RATING, CatalogItem
+from features.global_rates import ALL, DEFAULT_PRIORS
 from features.ids import id_hashes, viewer_hash
+from features.lake import LakeRecord, LogIdentity
+from features.partition_reads import read_neighbours, read_priors, read_segment
+from features.popularity import popularity_of
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
-from features.registry import ITEM_COLUMNS, USER_COLUMNS, VIEWS, feature_version, view_named
-from features.store import ITEMS, USERS, Table
-from features.vocabulary import N_TYPES, EventType
+from features.registry import (
+    ITEM_COLUMNS,
+    LIST_VIEWS,
+    USER_COLUMNS,
+    VIEWS,
+    feature_version,
+    names_of,
+    view_named,
+)
+from features.segment_popularity import N_TITLES
+from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, USERS, Table
+from features.vocabulary import GENRES, N_TYPES, EventType, genre_slot
 from features.windows import DAY_MS
 from tests.clock import START_MS
+from tests.oracle import Replay
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # of libraries that Feast brings along
@@ -31,10 +48,12 @@ with warnings.catch_warnings():
     from feast.protos.feast.types.Value_pb2 import Value
 
     from features.definitions import RANKING_SERVICE, Sources
-    from features.feast_store import HeadraceOnlineStore, feature_store, write_repo
+    from features.feast_reads import ViewReader, hexadecimal, region_hash
+    from features.feast_store import FixedClock, HeadraceOnlineStore, feature_store, write_repo
 
 N_USERS, N_ITEMS, N_EVENTS = 40, 30, 4_000
 USER_IDS = [f"user-{number}" for number in range(N_USERS)]
+REGIONS = ("", "DE", "US-CA")
 ITEM_IDS = [f"tt{number:07d}" for number in range(N_ITEMS)]
 
 
@@ -46,6 +65,14 @@ class World:
     store: FeatureStore
     link: RedisLink
     rows: dict[str, NDArray[np.void]] = field(default_factory=dict)
+
+    @property
+    def priors(self) -> NDArray[np.float32]:
+        """The rates of genres that the rows in Redis tell."""
+        return read_priors(self.stored(GLOBALS))
+
+    def stored(self, table: Table) -> RedisRowStore:
+        return RedisRowStore(self.link, table, self.config)
 
     def ask(self, features: Any, rows: list[dict[str, str]]) -> dict[str, list[Any]]:
         answer: dict[str, list[Any]] = self.store.get_online_features(features, rows).to_dict()
@@ -64,6 +91,7 @@ def random_events(rng: np.random.Generator) -> NDArray[np.void]:
     events["at_ms"] = np.sort(START_MS - rng.integers(0, 9 * DAY_MS, N_EVENTS))
     events["genres"] = rng.integers(1, 2**19, N_EVENTS)
     events["year"] = rng.integers(1930, 2024, N_EVENTS)
+    events["region"] = rng.choice([region_hash(region) for region in REGIONS], N_EVENTS)
     return events
 
 
@@ -79,6 +107,15 @@ def rows_after(
     return rows
 
 
+def write_rows_of_partitions(world: World, events: NDArray[np.void]) -> None:
+    """The rows that a partition feeds, as the flow would have them."""
+    replay = Replay()
+    for event in events.copy():
+        replay.apply(event)
+    for table in (COVISITATIONS, SEGMENTS, GLOBALS):
+        world.stored(table).write(np.concatenate(list(replay.rows[table.letter].values())))
+
+
 @pytest.fixture
 def world(redis_url: str, tmp_path: Path, rng: np.random.Generator) -> Iterator[World]:
     config = RedisConfig(redis_url)
@@ -88,15 +125,20 @@ def world(redis_url: str, tmp_path: Path, rng: np.random.Generator) -> Iterator[
     for table, ids, key in ((USERS, USER_IDS, "user"), (ITEMS, ITEM_IDS, "item")):
         made.rows[key] = rows_after(events, table, ids, key)
         RedisRowStore(link, table, config).write(made.rows[key])
+    write_rows_of_partitions(made, events)
     yield made
     link.close()
 
 
-def values_by_name(kind: Any, row: NDArray[np.void], now_ms: int = START_MS) -> dict[str, float]:
+def values_by_name(
+    kind: Any,
+    row: NDArray[np.void],
+    now_ms: int = START_MS,
+    priors: NDArray[np.float32] = DEFAULT_PRIORS,
+) -> dict[str, float]:
     """What the server computes of a row: `kind` is `user_row` or `item_row`."""
     out = np.empty(kind.N_COLUMNS, np.float32)
-    priors = (DEFAULT_PRIORS,) if kind is item_row else ()
-    kind.values(row, now_ms, *priors, out)
+    kind.values(row, now_ms, *((priors,) if kind is item_row else ()), out)
     return dict(zip(kind.NAMES, out.tolist(), strict=True))
 
 
@@ -116,7 +158,7 @@ def test_the_service_answers_every_column_as_the_server_computes_it(world: World
     answer = world.ask(service, asked)
     for place, (u, i) in enumerate(pairs):
         expected = values_by_name(user_row, world.rows["user"][u])
-        expected |= values_by_name(item_row, world.rows["item"][i])
+        expected |= values_by_name(item_row, world.rows["item"][i], priors=world.priors)
         assert {name: answer[name][place] for name in expected} == expected
     assert set(answer) == {*user_row.NAMES, *item_row.NAMES, "user_id", "item_id"}
 
@@ -254,10 +296,150 @@ def test_every_view_answers_what_the_server_computes(world: World) -> None:
         questions = [f"{view.name}:{name}" for name in names]
         answer = world.ask(questions, [{f"{view.entity}_id": id_} for id_ in ids])
         for place in range(len(ids)):
-            expected = values_by_name(kind, world.rows[view.entity][place])
+            expected = values_by_name(kind, world.rows[view.entity][place], priors=world.priors)
             assert {name: answer[name][place] for name in names} == {
                 name: expected[name] for name in names
             }
+
+
+def test_neighbours_are_those_that_the_server_reads(world: World) -> None:
+    names = names_of("covisitation")
+    answer = world.ask(
+        [f"covisitation:{name}" for name in names],
+        [{"item_id": item} for item in [*ITEM_IDS, "nothing"]],
+    )
+    tables = world.stored(COVISITATIONS), world.stored(GLOBALS)
+    for place, item in enumerate(id_hashes(ITEM_IDS).tolist()):
+        found = read_neighbours(*tables, item, START_MS, N_NEIGHBOURS)
+        assert len(found) > 1
+        assert answer["covisitation_items"][place] == hexadecimal(found["item"])
+        for column in ("weight", "support", "lift"):
+            assert answer[f"covisitation_{column}"][place] == found[column].tolist()
+    assert all(answer[name][-1] is None for name in names)
+
+
+def test_what_a_region_watches_is_what_the_server_reads(world: World) -> None:
+    names = names_of("segment_popularity")
+    asked: list[dict[str, Any]] = [
+        {"region": region, "hour": hour} for region in REGIONS for hour in range(24)
+    ]
+    answer = world.ask([f"segment_popularity:{name}" for name in names], asked)
+    for place, of in enumerate(asked):
+        region, store = region_hash(of["region"]), world.stored(SEGMENTS)
+        found = read_segment(store, region, of["hour"], START_MS, N_TITLES)
+        assert len(found) > 1
+        assert answer["segment_popularity_items"][place] == hexadecimal(found["item"])
+        for column in ("weight", "share"):
+            assert answer[f"segment_popularity_{column}"][place] == found[column].tolist()
+
+
+def test_an_hour_is_within_the_day_and_a_region_may_be_unknown(world: World) -> None:
+    answer = world.ask(["segment_popularity:segment_popularity_items"], [segment("Mars", 3)])
+    assert answer["segment_popularity_items"] == [None]
+    with pytest.raises(ValueError, match=r"hour must be within 0\.\.23; got 24"):
+        world.ask(["segment_popularity:segment_popularity_items"], [segment("DE", 24)])
+
+
+def segment(region: str, hour: int) -> dict[str, Any]:
+    return {"region": region, "hour": hour}
+
+
+def test_rates_of_genres_are_the_priors_of_titles(world: World) -> None:
+    genres = [*GENRES, "Cooking", ""]
+    names = names_of("global_rates")
+    answer = world.ask(
+        [f"global_rates:{name}" for name in names], [{"genre": genre} for genre in genres]
+    )
+    for place, genre in enumerate(genres):
+        expected = world.priors[genre_slot(genre) if genre else ALL]
+        assert [answer[name][place] for name in names] == expected.tolist()
+    assert not np.array_equal(world.priors, DEFAULT_PRIORS)
+
+
+POPULARITY = ("popularity_rank", "popularity_percentile", "is_long_tail")
+
+
+def expected_popularity(rows: NDArray[np.void]) -> list[list[float]]:
+    """Of all titles with these rows, by column."""
+    values = np.empty((len(rows), item_row.N_COLUMNS), np.float32)
+    item_row.values_of(rows, np.arange(len(rows)), START_MS, DEFAULT_PRIORS, values)
+    return [column.astype(np.float32).tolist() for column in popularity_of(values)]
+
+
+def test_places_among_all_titles_are_those_of_the_one_function(world: World) -> None:
+    questions = [f"item_popularity:{name}" for name in POPULARITY]
+    answer = world.ask(questions, [{"item_id": item} for item in [*ITEM_IDS, "nothing"]])
+    for name, expected in zip(POPULARITY, expected_popularity(world.rows["item"]), strict=True):
+        assert answer[name] == [*expected, None]
+    assert len(set(answer["popularity_rank"])) > 10
+
+
+def test_with_a_lake_all_titles_are_those_of_its_catalogue(world: World, tmp_path: Path) -> None:
+    """As in the server: the untouched count, those taken out do not."""
+    ids = [*ITEM_IDS[:20], *(f"untouched-{k}" for k in range(7))]
+    gone = [ITEM_IDS[20], ITEM_IDS[21]]
+    write_catalogue(tmp_path / "lake", [*ids, *gone], gone)
+    store = feature_store(world.config, tmp_path, now_ms=START_MS)
+    questions = [f"item_popularity:{name}" for name in POPULARITY]
+    asked = [{"item_id": item} for item in [*ids, *gone]]
+    answer = store.get_online_features(questions, asked).to_dict()
+    rows, _ = world.stored(ITEMS).read(id_hashes(ids))
+    for name, expected in zip(POPULARITY, expected_popularity(rows), strict=True):
+        assert answer[name] == [*expected, None, None]
+
+
+def write_catalogue(folder: Path, ids: list[str], gone: list[str]) -> None:
+    """A lake whose catalogue has these titles, some taken out again: one way, or the other."""
+    lake.claim(folder, LogIdentity("c", {}, {lake.INTERACTIONS: 1, lake.CATALOG: 1}))
+    items = [CatalogItem(item) for item in ids] + [CatalogItem(gone[0], removed=True)]
+    values: list[tuple[str, bytes | None]] = [
+        (item.item_id, encode_catalog_item(item)) for item in items
+    ]
+    records = [
+        LakeRecord(lake.CATALOG, 0, offset, START_MS, item.encode(), value, [])
+        for offset, (item, value) in enumerate([*values, (gone[1], None)])
+    ]
+    rows = pa.table(lake.raw_columns(records), pa.schema(lake.RAW))
+    lake.write_file(folder / lake.CATALOG / "day=2023-11-14", 0, 0, len(records) - 1, rows)
+
+
+def test_places_among_all_titles_are_at_most_a_minute_old(world: World, tmp_path: Path) -> None:
+    now_s = [0.0]
+    reader = ViewReader(
+        world.config, FixedClock(START_MS), tmp_path / "no-lake", monotonic_s=lambda: now_s[0]
+    )
+
+    def rank_of_last() -> float:
+        key = {"item_id": Value(string_val=ITEM_IDS[-1])}
+        ((_, values),) = reader.read("item_popularity", [key], ["popularity_rank"])
+        return float(values["popularity_rank"].float_val)
+
+    before = rank_of_last()
+    row = world.rows["item"][-1:].copy()
+    row["activity"]["totals"] += 10_000
+    world.stored(ITEMS).write(row)
+    now_s[0] = 59.0
+    assert rank_of_last() == before != 1.0
+    now_s[0] = 60.0
+    assert rank_of_last() == 1.0
+    reader.close()
+
+
+def test_every_feature_of_every_view_has_a_field_in_the_catalogue(world: World) -> None:
+    """Whatever the registry lists can be asked for by Feast's own API."""
+    for view_name in all_views():
+        fields = {field.name for field in world.store.get_feature_view(view_name).features}
+        assert fields == set(names_of(view_name))
+
+
+def test_lists_have_no_past(world: World) -> None:
+    frame = pd.DataFrame({"item_id": ["i1"], "event_timestamp": [pd.Timestamp(0, tz="UTC")]})
+    with pytest.raises(KeyError, match="covisitation has no past"):
+        world.store.get_historical_features(frame, ["covisitation:covisitation_items"])
+
+
+def all_views() -> set[str]:
+    return {view.name for view in (*VIEWS, *LIST_VIEWS)} | {"item_popularity"}
 
 
 def test_a_thousand_reads_do_not_get_slower(world: World) -> None:
@@ -299,7 +481,7 @@ def test_feast_apply_in_a_repository_changes_nothing(world: World, tmp_path: Pat
     before = {view.name for view in store.list_feature_views()}
     names = runpy.run_path(str(folder / "definitions.py"))
     assert {RANKING_SERVICE, "user", "item", *before} <= set(names)
-    assert before == {view.name for view in VIEWS}
+    assert before == all_views()
 
 
 def test_three_hundred_calls_leave_nothing_behind(
@@ -335,7 +517,7 @@ def test_writing_through_feast_is_refused_and_changes_nothing(world: World) -> N
 def test_opening_the_store_again_changes_nothing(world: World, tmp_path: Path) -> None:
     again = feature_store(world.config, tmp_path, now_ms=START_MS)
     for store in (world.store, again):
-        assert {view.name for view in store.list_feature_views()} == {view.name for view in VIEWS}
+        assert {view.name for view in store.list_feature_views()} == all_views()
         assert len(store.list_feature_services()) == 1
         assert {entity.name for entity in store.list_entities()} >= {"user", "item"}
     question = features_of("user"), [{"user_id": USER_IDS[1]}]

@@ -40,11 +40,12 @@ def test_every_snippet_runs(redis_url, tmp_path, monkeypatch):
     write_small_lake(tmp_path / "lake")
     write_repo(RedisConfig(redis_url), tmp_path / "feast", Sources(tmp_path / "lake"))
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     names = {}
     for snippet in snippets:
         exec(snippet, names)  # noqa: S102 (our own page)
     assert names["now"]["user_events_total"] == [None]
+    assert names["around"]["covisitation_items"] == [None]
     assert names["past"]["user_clicks_24h"].tolist() == [1.0, 0.0]
     assert names["past"]["item_engaged_total"].notna().all()
     assert len(names["served"]) == 3

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from features.feature_docs import catalogue
 from features.ranking import RANKING_COLUMNS
-from features.registry import VIEWS
+from features.registry import LIST_VIEWS, POPULARITY, VIEWS, names_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "features.md"
 
@@ -15,5 +15,6 @@ def test_the_page_is_generated_from_this_code():
 
 def test_every_feature_and_every_column_of_the_ranker_has_a_line():
     lines = catalogue().splitlines()
-    for name in [*(c.name for view in VIEWS for c in view.columns), *RANKING_COLUMNS]:
+    views = [view.name for view in (*VIEWS, *LIST_VIEWS)] + [POPULARITY]
+    for name in [*(name for view in views for name in names_of(view)), *RANKING_COLUMNS]:
         assert any(line.startswith(f"| `{name}` | ") for line in lines)

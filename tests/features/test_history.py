@@ -8,17 +8,21 @@ import pyarrow as pa
 import pytest
 
 from features import item_row, lake, user_row
-from features.codec import encode_catalog_item, encode_interaction
+from features.codec import encode_catalog_item, encode_erasure, encode_interaction
 from features.decode import decode_records
-from features.events import CatalogItem
+from features.erasure import Erasure, ErasureLedger, erase_event
+from features.events import CatalogItem, Interaction
+from features.global_rates import rates_of
 from features.history import BY_TIME, NOTHING, Moments, events_of, past_of
 from features.ids import id_hash, key_hash, viewer_hash
+from features.item_activity import CLICKS
 from features.lake import LakeRecord, LogIdentity
-from features.store import ITEMS, USERS
+from features.store import GLOBALS, ITEMS, USERS
 from features.titles import TitleFacts
+from features.vocabulary import EventType
 from tests.clock import START_MS
 from tests.flows import random_interactions
-from tests.oracle import differences
+from tests.oracle import Replay, differences
 
 N_PARTITIONS = 3
 TITLES = [
@@ -88,17 +92,25 @@ def events_until(records, until_ms, user=None, until_offset=BY_TIME):
     return events
 
 
-def replayed(events, table, id_):
-    """A row after these events, by the functions of the flow, one event after the other."""
-    users, row = {}, table.empty.copy()
-    row["id"] = id_
+def replayed(events):
+    """All rows after these events, by the functions of the flow, one event after the other."""
+    replay = Replay()
     for event in events:
-        user = users.setdefault(int(event["user"]), USERS.empty.copy())
-        user["id"] = event["user"]
-        user_row.apply(user[0], event)
-        if table is ITEMS and event["item"] == id_:
-            item_row.apply(row[0], event)
-    return users.get(int(id_), row) if table is USERS else row
+        replay.apply(event)
+    return replay
+
+
+def row_of(replay, table, id_):
+    """`(1,)` row of an id, an empty one where it had no event."""
+    row = table.empty.copy()
+    row["id"] = id_
+    return replay.rows[table.letter].get(int(id_), row)
+
+
+def priors_of(replay):
+    """The rates of genres that the flow would smooth those of titles by."""
+    rows = list(replay.rows[GLOBALS.letter].values())
+    return rates_of(np.concatenate([np.empty(0, GLOBALS.dtype), *rows]))
 
 
 def expected(records, table, moments):
@@ -110,9 +122,11 @@ def expected(records, table, moments):
         events = events_until(
             records, moments.until_ms[k], user=id_, until_offset=moments.until_offset[k]
         )
-        row = replayed(events, table, id_)
+        replay = replayed(events)
+        row = row_of(replay, table, id_)
         if (events["user" if table is USERS else "item"] == id_).any():
-            kind.values(row[0], int(moments.now_ms[k]), values[k])
+            priors = () if table is USERS else (priors_of(replay),)
+            kind.values(row[0], int(moments.now_ms[k]), *priors, values[k])
         rows.append(row)
     return values, np.concatenate(rows)
 
@@ -152,6 +166,51 @@ def test_a_viewer_as_of_an_offset_includes_that_event_and_none_behind_it(tmp_pat
     moments = Moments(ids, now_ms, now_ms, until_offset)
     past, _ = past_of(tmp_path, moments, with_rows=True)
     assert_past_is(past, expected(records, USERS, moments))
+
+
+def erase(folder, erasure):
+    """Puts an entry into the lake's copy of the ledger."""
+    partitions = {lake.INTERACTIONS: N_PARTITIONS, lake.CATALOG: 1, lake.ERASURES: 1}
+    lake.claim(folder, LogIdentity("c", {}, partitions))
+    entry = encode_erasure(erasure)
+    write(folder, lake.ERASURES, [record(lake.ERASURES, 0, 0, START_MS, erasure.key, entry)])
+
+
+def test_an_erased_viewer_has_no_past_and_titles_keep_theirs(tmp_path, records):
+    end_ms = START_MS + 10**6
+    viewer = viewer_hash("u3")
+    events = events_until(records, end_ms)
+    mine = events[events["user"] == viewer]
+    at = mine[len(mine) // 2]
+    ids = np.array([id_hash(f"i{k}") for k in range(60)], np.uint64)
+    titles = Moments.at(ids, np.full(60, end_ms))
+    _, before = past_of(tmp_path, None, titles)
+    erasure = Erasure(viewer, int(at["partition"]), int(at["offset"]), START_MS)
+    erase(tmp_path, erasure)
+    n = len(mine)
+    now_ms = np.full(n, end_ms)
+    moments = Moments(np.full(n, viewer, np.uint64), now_ms, now_ms, mine["offset"].astype(int))
+    past, after = past_of(tmp_path, moments, titles, with_rows=True)
+    is_before = mine["offset"] < erasure.offset
+    assert np.isnan(past.values[is_before]).all()
+    assert np.isfinite(past.values[~is_before]).all()
+    np.testing.assert_array_equal(after.values, before.values)
+    ledger = ErasureLedger()
+    ledger.put(erasure)
+    ledger.flag(events)
+    assert differences(row_of(replayed(events), USERS, viewer), past.rows[-1:]) == []
+
+
+def test_an_event_of_an_erased_viewer_that_is_sent_again_counts_again(tmp_path, rng):
+    """As in the flow: the viewer's row has forgotten its id."""
+    click = Interaction("e1", "u1", "i1", EventType.CLICK, START_MS)
+    misplaced = Interaction("e2", "u2", "i2", EventType.CLICK, START_MS)  # see write_lake
+    sent = [click, click, erase_event("u1", "", START_MS), misplaced, click]
+    records = write_lake(tmp_path, sent, rng)
+    moments = Moments.at(np.array([id_hash("i1")], np.uint64), np.array([START_MS + 10**6]))
+    _, past = past_of(tmp_path, None, moments, with_rows=True)
+    assert past.rows["activity"]["totals"][0, CLICKS] == 2
+    assert_past_is(past, expected(records, ITEMS, moments))
 
 
 @pytest.mark.usefixtures("records")

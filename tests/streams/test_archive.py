@@ -12,8 +12,10 @@ from confluent_kafka import Consumer, TopicPartition
 from headrace.v1 import events_pb2
 
 from features import lake
-from features.codec import encode_interaction, encode_interaction_json
+from features.codec import encode_erasure, encode_interaction, encode_interaction_json
+from features.erasure import Erasure
 from features.events import Interaction
+from features.history import ledger_of
 from features.lake import LakeError, LogIdentity
 from features.log import CONTENT_TYPE, JSON_TYPE, LogConfig
 from features.vocabulary import EventType
@@ -349,12 +351,35 @@ def test_a_lake_says_which_log_it_holds(small_site, rng):
         small_site.wait_until_archived(lake.INTERACTIONS)
     identity = lake.identity_of(small_site.lake)
     assert identity.partitions == {
-        "interactions": 4, "impressions": 4, "outcomes": 4, "catalog": 1,
+        "interactions": 4, "impressions": 4, "outcomes": 4, "catalog": 1, "erasures": 1,
     }  # fmt: skip
     assert identity.topics["interactions"] == small_site.topic("interactions")
     assert json.loads((small_site.lake / "log.json").read_text())["cluster_id"]
     file = lake.files_of(small_site.lake, lake.INTERACTIONS)[0]
     assert pq.read_metadata(file.path).num_rows > 0
+
+
+def test_the_lake_knows_who_was_erased(small_site):
+    erasure = Erasure(77, 3, 41, START_MS)
+    small_site.writer.append(small_site.topic("erasures"), erasure.key, encode_erasure(erasure))
+    small_site.writer.append(small_site.topic("erasures"), b"nonsense", b"x")
+    small_site.writer.flush()
+    with small_site.process():
+        small_site.wait_until_archived(lake.ERASURES)
+    ledger = ledger_of(small_site.lake)
+    assert ledger.knows(erasure)
+    assert len(ledger) == 1
+
+
+def test_a_lake_from_before_a_table_gets_it_and_keeps_what_it_is(tmp_path):
+    before = LogIdentity("c", {"catalog": "x-catalog"}, {"catalog": 1})
+    after = LogIdentity("c", {**before.topics, "erasures": "x-e"}, {"catalog": 1, "erasures": 1})
+    lake.claim(tmp_path, before)
+    lake.claim(tmp_path, after)
+    assert lake.identity_of(tmp_path) == after
+    other = LogIdentity("c", {**after.topics, "catalog": "y-catalog"}, after.partitions)
+    with pytest.raises(LakeError, match="holds another log"):
+        lake.claim(tmp_path, other)
 
 
 def n_logged(site):
