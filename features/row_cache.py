@@ -65,8 +65,7 @@ class RowCache:
 
     def resident(self) -> Rows:
         """A copy of every row held."""
-        slots = np.arange(self._used)
-        return self.rows[slots[self.rows["id"][: self._used] != 0]]
+        return self.rows.take(np.flatnonzero(self.rows["id"][: self._used]))
 
     def _load(self, ids: NDArray[np.uint64]) -> None:
         rows, _ = self.store.read(ids)

@@ -288,7 +288,7 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         _count_effects(effects)
         changed = self._cache.distinct(slots, effects != user_row.REPLAYED)
         if len(changed):
-            changes.append((USERS, self._cache.rows[changed]))
+            changes.append((USERS, self._cache.rows.take(changed)))
         out: list[Keyed] = list(self._by_item_shard(events))
         if changes:  # there may be no event at all, where all were moved
             logged_at_ms = int(events["logged_at_ms"].max())
@@ -350,8 +350,8 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
         item_row.apply_all(self._cache.rows, slots, events, effects)
         changed = self._cache.distinct(slots, effects != 0)
         if len(changed):
-            rows = RowWrites(ITEMS, self._cache.rows[changed], int(events["logged_at_ms"].max()))
-            yield rows
+            logged_at_ms = int(events["logged_at_ms"].max())
+            yield RowWrites(ITEMS, self._cache.rows.take(changed), logged_at_ms)
             yield from self._updates(changed)
 
     def _updates(self, slots: NDArray[np.int64]) -> Iterator[Change]:

@@ -59,7 +59,9 @@ class PartitionTables:
             self._count(events, are_new, n_partners),
         )
         return [
-            (cache.store.table, cache.rows[changed]) for cache, changed in changes if len(changed)
+            (cache.store.table, cache.rows.take(changed))
+            for cache, changed in changes
+            if len(changed)
         ]
 
     def _covisit(self, covisits: Rows) -> Changes:

@@ -104,8 +104,7 @@ class RowWriter:
         for table in TABLES:
             rows = [batch.rows for batch in batches if batch.table is table]
             if rows:
-                together = rows[0] if len(rows) == 1 else np.concatenate(rows)
-                commands += self._stores[table.letter].write_commands(together)
+                commands += self._stores[table.letter].write_commands(joined(rows))
                 metrics.ROWS_WRITTEN.labels(table.letter).inc(sum(map(len, rows)))
         self._writes.begin(commands)
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
@@ -187,3 +186,14 @@ class RowWriter:
         self._writes.settle()
         self._writes.close()
         self._reads.close()
+
+
+def joined(rows: Sequence[Rows]) -> Rows:
+    """Rows of one table one after the other, their bytes as they are.
+
+    NumPy alone would copy records field by field: ten times slower, and without the gaps between.
+    """
+    if len(rows) == 1:
+        return rows[0]
+    as_bytes = np.dtype((np.void, rows[0].dtype.itemsize))
+    return np.concatenate([part.view(as_bytes) for part in rows]).view(rows[0].dtype)

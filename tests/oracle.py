@@ -122,9 +122,9 @@ def differences(expected: Rows, found: Rows) -> list[str]:
 
 
 def _fields(row: Rows, path: str = "") -> Iterator[tuple[str, Rows]]:
-    """Every field of a record and of the groups nested in it."""
+    """Every field of a record and of the groups nested in it; nothing of the gaps between them."""
     for name in row.dtype.names:
-        if row.dtype[name].names:
+        if row.dtype[name].base.names:
             yield from _fields(row[name], f"{path}{name}.")
         else:
             yield path + name, row[name]
