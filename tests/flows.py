@@ -46,6 +46,7 @@ class FeaturesSite:
     prefix: str
     folder: Path
     n_workers: int = 1  # of processes that are made from now on
+    epoch_s: float = 0.2
 
     def __post_init__(self) -> None:
         topics.ensure_topics({"bootstrap.servers": self.log.bootstrap}, topics.topics(self.prefix))
@@ -87,7 +88,7 @@ class FeaturesSite:
             "HEADRACE_REDIS__URL": self.redis.url,
             "HEADRACE_REDIS__PREFIX": self.redis.prefix,
             "HEADRACE_STREAM__GROUP": f"{self.prefix}features",
-            "HEADRACE_STREAM__EPOCH_S": "0.2",
+            "HEADRACE_STREAM__EPOCH_S": str(self.epoch_s),
             "HEADRACE_STREAM__USER_ROWS": "1024",
             "HEADRACE_STREAM__ITEM_ROWS": "1024",
             "HEADRACE_STREAM__COVISITATION_ROWS": "1024",
@@ -130,6 +131,10 @@ class FeaturesSite:
             rows = expected[table.letter]
             wrong += differences(rows, stored(self.redis, table, rows["id"]))
         return wrong
+
+    def is_applied(self) -> bool:
+        """Whether the group has committed everything that the log holds now."""
+        return self.committed() == end_offsets(self.log, self.topic("interactions"), range(4))
 
     def wait_until_applied(self, timeout_s: float = 60.0) -> None:
         """Returns when the group has committed everything that the log holds."""

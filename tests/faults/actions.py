@@ -31,7 +31,7 @@ from features.decode import decode_records
 from features.erasure import erase_event
 from features.events import Interaction
 from features.ids import viewer_hash
-from features.log import LogConfig, end_offsets, read_to_end
+from features.log import LogConfig, read_to_end
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
 from features.store import COVISITATIONS, GLOBALS, TABLES, USERS
 from infra.embedded import LOOPBACK, ChildServer, EmbeddedRedis
@@ -120,11 +120,6 @@ class World:
             raise WrongError(f"the process has ended with {ended}:\n{self.process.log_tail()}")
         self.ensure_process()
 
-    def is_caught_up(self) -> bool:
-        """Whether everything in the log is committed; moved records made the log longer."""
-        committed = self.site.committed()
-        return committed == end_offsets(self.site.log, self.site.topic("interactions"), range(4))
-
     def wrong_rows(self) -> list[str]:
         expected = clean_replay(self.site.log, self.site.topic("interactions"), self.site.titles())
         left_out = {COVISITATIONS.letter, GLOBALS.letter} if self.has_erased else set()
@@ -139,13 +134,13 @@ class World:
         ]
 
     def check(self) -> None:
-        """Returns when rows are those of a clean replay; raises WrongError when they stay others."""
+        """Returns when rows are those of a clean replay; WrongError when they stay others."""
         self.ensure_process()
         deadline_s = time.monotonic() + CAUGHT_UP_S
         wrong_since_s: float | None = None
         while True:
             self.supervise()
-            found = self.wrong_rows() if self.is_caught_up() else None
+            found = self.wrong_rows() if self.site.is_applied() else None
             if found == []:
                 return
             now_s = time.monotonic()

@@ -12,7 +12,7 @@ from features.clock import WallClock
 from features.events import EVENT
 from features.log import LogConfig
 from features.row_cache import RowCache
-from features.store import ITEMS, USERS
+from features.store import ITEMS, TABLES, USERS
 from features.titles import TitleFacts
 from features.vocabulary import EventType
 from streams.features import FlowParts, ItemShard, Topics, UserShard
@@ -24,7 +24,7 @@ NOW_MS = 1_700_000_000_000
 
 @pytest.fixture
 def caches():
-    return [RowCache(EmptyStore(table), CAPACITY) for table in (USERS, ITEMS)]
+    return {table.letter: RowCache(EmptyStore(table), CAPACITY) for table in TABLES}
 
 
 @pytest.fixture
@@ -36,8 +36,9 @@ def shards(caches):
         n_partitions=1,
         titles=TitleFacts(),
         clock=WallClock(),
-        user_rows=lambda: caches[0],
-        item_rows=lambda: caches[1],
+        user_rows=lambda: caches[USERS.letter],
+        item_rows=lambda: caches[ITEMS.letter],
+        partition_rows=lambda table: caches[table.letter],
         write_rows=lambda _: None,
         settle=lambda: None,
         stop=Event(),
@@ -70,8 +71,8 @@ def test_two_hundred_thousand_unseen_ids_take_no_more_memory_than_the_first(shar
         apply(shards, batch_at(offset, rng))
         if offset == 40 * BATCH:
             at_first = process.memory_info().rss
-    assert all(len(cache) <= CAPACITY for cache in caches)
-    assert all(cache.evictions >= 190_000 for cache in caches)
+    assert all(len(cache) <= CAPACITY for cache in caches.values())
+    assert all(caches[table.letter].evictions >= 190_000 for table in (USERS, ITEMS))
     grown = process.memory_info().rss - at_first
     assert grown < 16 << 20  # the rows of all who came would be 760 MiB
 
