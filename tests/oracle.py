@@ -8,6 +8,7 @@ import numpy as np
 from features import covisitation, global_rates, item_row, segment_popularity, user_row
 from features.compiled import Row, Rows
 from features.decode import decode_records
+from features.erasure import ErasureLedger
 from features.log import LogConfig, read_to_end
 from features.partition_rows import session_partners
 from features.redis_store import RedisConfig, RedisLink, RedisRowStore
@@ -23,10 +24,13 @@ def clean_replay(
     titles: TitleFacts,
     n_partitions: int = 4,
     history: Rows | None = None,
+    ledger: ErasureLedger | None = None,
 ) -> dict[str, Rows]:
     """Rows of every table by its letter after every event of `topic`, sorted by id.
 
-    `history` are events from before the log; rows that have seen nothing else stand at -1.
+    With a `ledger` as after a rebuild: what lies before an erasure is known to from the beginning,
+    so that its viewer makes no pairs. `history` are events from before the log; rows that have seen
+    nothing else stand at -1.
     """
     records = defaultdict(list)
     for record in read_to_end(config, topic):
@@ -40,6 +44,8 @@ def clean_replay(
         events = decode_records(records[partition]).events
         events = events[events["key_hash"] % n_partitions == partition]
         titles.enrich(events)
+        if ledger is not None:
+            ledger.flag(events)
         for event in events:
             replay.apply(event)
     return {table.letter: _sorted(replay.rows[table.letter], table) for table in TABLES}
