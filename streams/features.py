@@ -288,6 +288,7 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         _count_effects(effects)
         changed = self._cache.distinct(slots, effects != user_row.REPLAYED)
         if len(changed):
+            # Indexing would copy field by field: ten times slower, and not the gaps between.
             changes.append((USERS, self._cache.rows.take(changed)))
         out: list[Keyed] = list(self._by_item_shard(events))
         if changes:  # there may be no event at all, where all were moved
