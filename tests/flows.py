@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,14 @@ from features.erasure import ErasureLedger
 from features.events import CatalogItem, Interaction
 from features.log import LogConfig, LogWriter, end_offsets
 from features.redis_store import RedisConfig
-from features.store import TABLES
+from features.store import TABLES, Table
 from features.titles import TitleFacts
 from features.vocabulary import EventType
 from infra import topics
 from infra.embedded import ChildServer, free_port
 from infra.settings import Settings
 from infra.stack import is_ready
+from streams.erasures import LedgerFollower
 from tests.oracle import clean_replay, differences, stored
 
 N_ITEMS = 60
@@ -47,6 +48,7 @@ class FeaturesSite:
     prefix: str
     folder: Path
     n_workers: int = 1  # of processes that are made from now on
+    epoch_s: float = 0.2
 
     def __post_init__(self) -> None:
         topics.ensure_topics({"bootstrap.servers": self.log.bootstrap}, topics.topics(self.prefix))
@@ -88,7 +90,7 @@ class FeaturesSite:
             "HEADRACE_REDIS__URL": self.redis.url,
             "HEADRACE_REDIS__PREFIX": self.redis.prefix,
             "HEADRACE_STREAM__GROUP": f"{self.prefix}features",
-            "HEADRACE_STREAM__EPOCH_S": "0.2",
+            "HEADRACE_STREAM__EPOCH_S": str(self.epoch_s),
             "HEADRACE_STREAM__USER_ROWS": "1024",
             "HEADRACE_STREAM__ITEM_ROWS": "1024",
             "HEADRACE_STREAM__COVISITATION_ROWS": "1024",
@@ -123,14 +125,37 @@ class FeaturesSite:
     def titles(self) -> TitleFacts:
         return TitleFacts(self.items)
 
-    def wrong_rows(self, ledger: ErasureLedger | None = None) -> list[str]:
-        """Where the rows in Redis differ from a clean replay of the log, which knew the ledger."""
-        expected = clean_replay(self.log, self.topic("interactions"), self.titles(), ledger=ledger)
+    def ledger(self) -> ErasureLedger:
+        """The erasures that the ledger has."""
+        follower = LedgerFollower(self.log, self.topic("erasures"))
+        follower.close()
+        return follower.ledger
+
+    def wrong_rows(
+        self, *, are_rebuilt: bool = False, left_out: Collection[Table] = ()
+    ) -> list[str]:
+        """Where the rows in Redis differ from a clean replay of the log.
+
+        `are_rebuilt`: since the last erasure, so that no row has seen what lies before one.
+        """
+        expected = clean_replay(
+            self.log,
+            self.topic("interactions"),
+            self.titles(),
+            ledger=self.ledger() if are_rebuilt else None,
+        )
         wrong = []
         for table in TABLES:
+            if table in left_out:
+                continue
             rows = expected[table.letter]
-            wrong += differences(rows, stored(self.redis, table, rows["id"]))
+            found = differences(rows, stored(self.redis, table, rows["id"]))
+            wrong += [f"table {table.letter}, {difference}" for difference in found]
         return wrong
+
+    def is_applied(self) -> bool:
+        """Whether the group has committed everything that the log holds now."""
+        return self.committed() == end_offsets(self.log, self.topic("interactions"), range(4))
 
     def wait_until_applied(self, timeout_s: float = 60.0) -> None:
         """Returns when the group has committed everything that the log holds."""

@@ -28,8 +28,9 @@ def clean_replay(
 ) -> dict[str, Rows]:
     """Rows of every table by its letter after every event of `topic`, sorted by id.
 
-    `ledger` is what was known of erasures before the first event. `history` are events from before
-    the log; rows that have seen nothing else stand at -1.
+    With a `ledger` as after a rebuild: what lies before an erasure is known to from the beginning,
+    so that its viewer makes no pairs. `history` are events from before the log; rows that have seen
+    nothing else stand at -1.
     """
     records = defaultdict(list)
     for record in read_to_end(config, topic):
@@ -127,7 +128,7 @@ def differences(expected: Rows, found: Rows) -> list[str]:
 
 
 def _fields(row: Rows, path: str = "") -> Iterator[tuple[str, Rows]]:
-    """Every field of a record and of what is nested in it; bytes between fields mean nothing."""
+    """Every field of a record and of the groups nested in it; nothing of the gaps between them."""
     for name in row.dtype.names:
         if row.dtype[name].base.names:
             yield from _fields(row[name], f"{path}{name}.")

@@ -1,4 +1,8 @@
-"""A TCP proxy on loopback that can lose an answer: the server did the work, nobody hears of it."""
+"""A TCP proxy on loopback that loses what it is told to lose.
+
+An answer: the server did the work, nobody hears of it. Or everything on the connections of now,
+which stay open: neither end is told that the other one is gone.
+"""
 
 import contextlib
 import socket
@@ -22,12 +26,21 @@ class LossyProxy:
         self._lock = threading.Lock()
         self._awaited: bytes | None = None
         self._open: list[socket.socket] = []
+        self._links: list[_Link] = []
         self._threads = [threading.Thread(target=self._accept)]
 
     def lose_answer_to(self, word: bytes) -> None:
         """Cuts the next connection that sends `word`, once the server has answered it."""
         with self._lock:
             self._awaited = word
+
+    def fall_silent(self) -> int:
+        """Passes nothing on any more over the connections of now, and keeps them open; how many."""
+        with self._lock:
+            living = [link for link in self._links if not link.is_over]
+            for link in living:
+                link.is_silent = True
+        return len(living)
 
     def __enter__(self) -> Self:
         self._threads[0].start()
@@ -57,6 +70,8 @@ class LossyProxy:
                     continue
                 self._open += [client, server]
                 link = _Link(self, client, server)
+                with self._lock:
+                    self._links.append(link)
                 for target in (link.pass_requests, link.pass_answers):
                     thread = threading.Thread(target=target)
                     self._threads.append(thread)
@@ -84,10 +99,14 @@ class _Link:
         self._client = client
         self._server = server
         self._is_doomed = False
+        self.is_silent = False
+        self.is_over = False
 
     def pass_requests(self) -> None:
         with contextlib.suppress(OSError):
             while data := self._client.recv(CHUNK_BYTES):
+                if self.is_silent:
+                    continue
                 self._is_doomed = self._is_doomed or self._proxy.takes(data)
                 self._server.sendall(data)
         self._end()
@@ -95,6 +114,8 @@ class _Link:
     def pass_answers(self) -> None:
         with contextlib.suppress(OSError):
             while data := self._server.recv(CHUNK_BYTES):
+                if self.is_silent:
+                    continue
                 if self._is_doomed:
                     self._proxy.note_loss()
                     break
@@ -102,6 +123,7 @@ class _Link:
         self._end()
 
     def _end(self) -> None:
+        self.is_over = True
         _close(self._client)
         _close(self._server)
 

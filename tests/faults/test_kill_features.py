@@ -2,12 +2,15 @@
 
 import threading
 import time
+import urllib.request
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
+from tests.faults.load import load
 from tests.flows import FeaturesSite, random_interactions, wait_until
 
 
@@ -30,6 +33,45 @@ def test_rows_equal_a_clean_replay_after_kills_under_load(site, rng):
         sender.join()
         site.wait_until_applied()
         assert site.wrong_rows() == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_200)
+def test_rows_equal_a_clean_replay_after_fifty_kills_under_load(site, rng):
+    with site.running() as process:
+        with load(site, rng):
+            for delay_s in rng.uniform(0.01, 1.0, 50):
+                time.sleep(delay_s)  # the kill point itself
+                process.restart()
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
+
+
+def test_rows_that_were_written_and_never_committed_count_once(site, rng):
+    site.epoch_s = 60  # an epoch's offsets are committed at its end, and it never comes to that
+    site.send(random_interactions(rng, 1_500, time.time_ns() // 1_000_000 - 10**8))
+    with site.running() as process:
+        wait_until(lambda: site.wrong_rows() == [])
+        assert sum(site.committed().values()) == 0
+        process.restart()
+        wait_until(lambda: events_counted(site)["replayed"] == 1_500)
+        assert site.wrong_rows() == []
+        assert sum(site.committed().values()) == 0
+
+
+def events_counted(site):
+    """Events by effect, as the process of now tells."""
+    with urllib.request.urlopen(site.metrics_url, timeout=5) as answer:  # noqa: S310 (loopback)
+        families = text_string_to_metric_families(answer.read().decode())
+        return {
+            "replayed": 0,
+            **{
+                sample.labels["effect"]: sample.value
+                for family in families
+                for sample in family.samples
+                if sample.name == "headrace_stream_events_total"
+            },
+        }
 
 
 def test_a_second_run_over_the_same_log_changes_nothing(site, rng):

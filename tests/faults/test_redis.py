@@ -17,7 +17,7 @@ from features.ids import viewer_hash
 from features.log import LogConfig
 from features.redis_store import RedisConfig
 from features.store import ITEMS, USERS, RowStore
-from infra.embedded import LOOPBACK, ChildServer, StartError
+from infra.embedded import LOOPBACK, ChildServer, EmbeddedRedis, StartError
 from streams.features import RowWrites
 from streams.marker import Marker
 from streams.row_writer import RowWriter
@@ -110,7 +110,21 @@ def test_rows_that_were_not_in_memory_are_rebuilt_when_redis_comes_back_empty(
         assert said(process, "rows_lost") == 1
 
 
-def test_rows_of_another_log_are_not_built_upon(make_site, redis_url, rng):
+def of_another_log(marker: Marker) -> Marker:
+    return replace(marker, log=replace(marker.log, cluster="another"))
+
+
+def of_another_layout(marker: Marker) -> Marker:
+    return replace(marker, layouts={**marker.layouts, USERS.letter: "0-as-it-was-once"})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [(of_another_log, "cluster is"), (of_another_layout, "laid out anew: tables u")],
+)
+def test_rows_of_another_log_or_layout_are_not_built_upon(
+    make_site, redis_url, rng, change, reason
+):
     site = make_site(redis_url)
     site.send(recent_interactions(rng, 500))
     with site.running() as process:
@@ -119,14 +133,13 @@ def test_rows_of_another_log_are_not_built_upon(make_site, redis_url, rng):
         with redis.Redis.from_url(redis_url) as client:
             key = f"{site.prefix}:rows"
             marker = Marker.decode(client.get(key))
-            foreign = replace(marker, log=replace(marker.log, cluster="another"))
-            client.set(key, foreign.encode())
+            client.set(key, change(marker).encode())
             (victim,) = client.scan_iter(f"{site.prefix}:u:{viewer_hash('u1'):016x}")
             client.set(victim, b"a row of another log")
         process.start()
         site.wait_until_applied()
         assert site.wrong_rows() == []
-    assert "cluster is" in process.log_path.read_text()
+    assert reason in process.log_path.read_text()
 
 
 def test_a_second_process_over_the_same_rows_is_refused(make_site, redis_url):
@@ -189,17 +202,36 @@ def test_writes_whose_answer_is_lost_count_events_once(make_site, redis_server, 
             assert said(process, "rows_restored") == 0
 
 
+def run_out_of_memory(_: EmbeddedRedis, client: redis.Redis) -> None:
+    """Every write is answered OOM."""
+    client.config_set("maxmemory", 1)
+
+
+def fail_to_save(server: EmbeddedRedis, client: redis.Redis) -> None:
+    """Every write is answered MISCONF: the last snapshot could not be written."""
+    (server.directory / "dump.rdb").mkdir()  # no file can be put in its place
+    client.config_set("save", "3600 1000000")
+    client.bgsave()
+    wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+def recover(client: redis.Redis) -> None:
+    client.config_set("maxmemory", 0)
+    client.config_set("save", "")
+
+
+@pytest.mark.parametrize("refuse", [run_out_of_memory, fail_to_save])
 def test_no_event_is_lost_when_redis_refuses_rows_and_the_process_ends(
-    make_site, redis_server, rng
+    make_site, redis_server, rng, refuse
 ):
     site = make_site(redis_server.url)
     with site.running() as process, redis.Redis.from_url(redis_server.url) as client:
         site.send(recent_interactions(rng, 300))
         site.wait_until_applied()
-        client.config_set("maxmemory", 1)  # it now answers OOM to every write
+        refuse(redis_server, client)
         site.send(random_interactions(rng, 300, START_MS, tag="refused"))
         assert process.wait(60) == 1
-        client.config_set("maxmemory", 0)
+        recover(client)
         process.start()
         site.wait_until_applied()
         assert site.wrong_rows() == []
@@ -216,3 +248,34 @@ def test_rows_lost_while_no_process_held_them_are_rebuilt(make_site, redis_serve
         site.send(recent_interactions(rng, 500))
         site.wait_until_applied()
         assert site.wrong_rows() == []
+
+
+def test_a_redis_that_only_reads_is_waited_for(make_site, redis_server, rng):
+    site = make_site(redis_server.url)
+    with site.running() as process, redis.Redis.from_url(redis_server.url) as client:
+        pid = process.pid
+        with load(site, rng):
+            wait_until(lambda: n_rows(redis_server.url) > 0)
+            client.replicaof(LOOPBACK, 1)  # after a failover it is a replica of somebody else
+            wait_until(lambda: said(process, "redis_away") >= 2)
+            client.replicaof("NO", "ONE")
+            behind = site.committed()
+            wait_until(lambda: site.committed() != behind)
+        site.wait_until_applied()
+        assert site.wrong_rows() == []
+        assert process.pid == pid
+
+
+def test_connections_that_are_open_at_one_end_alone_are_given_up(make_site, redis_server, rng):
+    with LossyProxy(redis_server.port) as proxy:
+        site = make_site(f"redis://{LOOPBACK}:{proxy.port}/0?socket_timeout=0.5")
+        with site.running() as process:
+            pid = process.pid
+            with load(site, rng):
+                for _ in range(3):
+                    behind = site.committed()
+                    wait_until(lambda behind=behind: site.committed() != behind)
+                    assert proxy.fall_silent() > 0
+            site.wait_until_applied()
+            assert site.wrong_rows() == []
+            assert process.pid == pid

@@ -61,20 +61,30 @@ def run_with(site, n_workers, *, at_least):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_rows_are_the_same_whether_one_or_two_or_four_workers_made_them(site, rng):
+def test_rows_are_the_same_after_one_worker_then_two_of_which_one_is_killed_then_one(
+    local_site, rng
+):
+    site = local_site
     with ExitStack() as cleanup:
         with load(site, rng):
-            for n_workers in (1, 2):
-                run_with(site, n_workers, at_least=300)
-            site.n_workers = 4
+            run_with(site, 1, at_least=200)
+            site.n_workers = 2
+            with site.running() as process:
+                before = applied(site)
+                wait_until(lambda: applied(site) > before)
+                kill_one(process, 1)
+                process.start()
+                before = applied(site)
+                wait_until(lambda: applied(site) > before)
+            site.n_workers = 1
             cleanup.enter_context(site.running())
         site.wait_until_applied()
         assert site.wrong_rows() == []
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_worker_killed_under_load_takes_the_others_along_and_loses_nothing(site, rng):
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_worker_of_four_killed_under_load_takes_the_others_along_and_loses_nothing(site, rng):
     site.n_workers = 4
     with site.running() as process:
         with load(site, rng):
@@ -88,7 +98,6 @@ def test_a_worker_killed_under_load_takes_the_others_along_and_loses_nothing(sit
 def kill_one(process, worker):
     """kill -9 of one worker; returns when all have ended, and their owner has said so."""
     workers = workers_of(process)
-    assert sorted(workers) == [0, 1, 2, 3]
     workers[worker].kill()
     assert process.wait(30) == 1
     _, alive = psutil.wait_procs(workers.values(), 10)

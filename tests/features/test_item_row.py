@@ -66,6 +66,17 @@ def test_any_interleaving_of_partitions_gives_the_same_bits(
     assert first.tobytes() == second.tobytes()
 
 
+@given(logs(max_size=40), st.randoms(use_true_random=False), st.integers(-DAY_MS, 16 * DAY_MS))
+def test_events_of_a_partition_in_any_late_order_give_the_same_values(
+    events: Events, random: object, later_ms: int
+) -> None:
+    order = list(range(len(events)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    row, other = item_after(events), item_after(events[order])
+    now_ms = START_MS + later_ms
+    assert item_values(row, now_ms) == item_values(other, now_ms)
+
+
 def test_a_late_event_leaves_the_same_row_in_any_order() -> None:
     """The smallest case of the property above that has an event older than every window."""
     old = event(partition=0, type=EventType.CLICK, at_ms=START_MS - 30 * DAY_MS)

@@ -201,6 +201,16 @@ def test_events_out_of_order_count_where_they_belong(running, rng):
     assert wrong_rows(running, ["late"]) == []
 
 
+def test_of_events_of_one_millisecond_the_last_in_the_log_wins(running, rng):
+    at_ms = now() - 5_000
+    items = [f"i{k}" for k in rng.permutation(20)]
+    running.apply(*(click("burst", item, occurred_at_ms=at_ms) for item in items))
+    row = running.user("burst")
+    assert row["viewing"]["titles"]["item"][:20].tolist() == [id_hash(i) for i in items[::-1]]
+    assert user_columns(row)["user_events_total"] == 20
+    assert wrong_rows(running, ["burst"]) == []
+
+
 @pytest.mark.parametrize("time_ms", [0, -1, -(2**62), 2**62, 253_402_300_799_000])
 def test_an_absurd_time_counts_as_now_and_the_next_event_still_counts(running, time_ms):
     name = f"absurd-{time_ms}"
