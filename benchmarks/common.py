@@ -159,13 +159,15 @@ def pids(running: Stack) -> dict[str, int]:
     return {"features": running.process("features").pid, **found}
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
-    """Returns when `condition()` holds. Raises TimeoutError."""
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float = 120.0, every_s: float = 0.02
+) -> None:
+    """Returns when `condition()` holds, looked at every so often. Raises TimeoutError."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline_s:
             raise TimeoutError("the awaited condition did not come true")
-        time.sleep(0.02)
+        time.sleep(every_s)
 
 
 @dataclass
