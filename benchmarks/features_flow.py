@@ -10,16 +10,15 @@ come as slates of ten.
 """
 
 import os
+import re
 import signal
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from benchmarks.common import (
@@ -38,11 +37,14 @@ from benchmarks.common import (
     warm_up_s,
 )
 from benchmarks.freshness import PROBE_EVERY_S, Probe
-from benchmarks.load import messages, publish_titles, send, simulator
+from benchmarks.load import N_ITEMS, messages, publish_titles, send
+from features.codec import encode_interaction
+from features.events import Interaction
 from features.item_row import ITEM_ROW
 from features.user_row import USER_ROW
+from features.vocabulary import EventType
 from infra.stack import Stack
-from offline.simulator import encode_batch
+from offline.simulator import item_id, user_id
 
 ROWS = "headrace_stream_rows_written_total"
 MIX = "realistic"
@@ -52,23 +54,27 @@ SEED = 7
 MOST_USERS = 3_000_000
 MEMORY_FOR_MOST_GIB = 20  # rows of all of them, in the flow and in Redis, and their log
 CHUNK = 250_000
+BLANK_EVENT = "w00000000"
 LOOK_EVERY_S = 0.25  # at the counter: asked fifty times a second, the flow spent a tenth on answers
 
 
 def one_event_per_user(n_users: int) -> Iterator[list[dict[str, bytes]]]:
-    """A record for each user, so that every row is there before anything is measured; in parts."""
-    records: list[dict[str, bytes]] = []
-    first = 0
-    for batch in simulator(n_users, SEED + 1).batches(n_users, now_ms(), 50_000.0):
-        users = (np.arange(len(batch)) + first).astype(np.int32)
-        first += len(batch)
-        batch = replace(batch, user=users)  # noqa: PLW2901 (the same events of other users)
-        payloads = zip(batch.keys(), encode_batch(batch), strict=True)
-        records += [{"key": key, "value": value} for key, value in payloads]
-        if len(records) >= CHUNK:
-            yield records
-            records = []
-    yield records
+    """A click for each user, so that every row is there before anything is measured; in parts.
+
+    Only ids differ from record to record, so they are put into one encoded event, which is several
+    times as fast as encoding a million.
+    """
+    blank = Interaction(BLANK_EVENT, user_id(0), item_id(0), EventType.CLICK, now_ms() - 60_000)
+    encoded = encode_interaction(blank)
+    marks = "|".join((blank.event_id, blank.user_id, blank.item_id)).encode()
+    head, before_user, before_item, tail = re.split(marks, encoded)
+    for first in range(0, n_users, CHUNK):
+        records = []
+        for k in range(first, min(first + CHUNK, n_users)):
+            user, item = user_id(k).encode(), item_id(k % N_ITEMS).encode()
+            parts = (head, b"w%08d" % k, before_user, user, before_item, item, tail)
+            records.append({"key": user, "value": b"".join(parts)})
+        yield records
 
 
 def now_ms() -> int:
