@@ -5,6 +5,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests wait more than they compute: three processes keep two cores busy, a file stays in one.
+SIDE_BY_SIDE ?= -n 3 --dist loadfile
 # One thread for numbers in every process: the two cores belong to all of them.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -32,10 +34,10 @@ down: install ## stop what `make up` started
 	$(BIN)/headrace down
 
 test: install lint types protos-check ## lint, types, then every test on real servers
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
 
 test-fast: install ## the tests that take less than ten seconds each
-	$(BIN)/python -m pytest -q -m 'not slow and not long'
+	$(BIN)/python -m pytest -q -m 'not slow and not long' $(SIDE_BY_SIDE)
 
 test-long: install ## the tests that take minutes: faults again and again
 	$(BIN)/python -m pytest -q -m long

@@ -16,7 +16,7 @@ from features.compiled import Rows
 from features.ids import viewer_hash
 from features.log import LogConfig
 from features.redis_store import RedisConfig
-from features.store import ITEMS, USERS, RowStore
+from features.store import ITEMS, TABLES, USERS, RowStore
 from infra.embedded import LOOPBACK, ChildServer, EmbeddedRedis, StartError
 from streams.features import RowWrites
 from streams.marker import Marker
@@ -60,7 +60,9 @@ def test_rows_are_put_back_into_a_redis_that_comes_back_empty(make_site, redis_s
                 redis_server.kill()
                 wait_until(lambda noticed=noticed: said(process, "redis_away") > noticed)
                 redis_server.start()
-                wait_until(lambda times=times: said(process, "rows_restored") == 2 * times)
+                wait_until(
+                    lambda times=times: said(process, "rows_restored") == len(TABLES) * times
+                )
         site.wait_until_applied()
         assert site.wrong_rows() == []
         assert process.pid == pid

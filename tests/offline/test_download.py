@@ -401,7 +401,11 @@ def test_an_archive_that_swells_beyond_its_limit_is_refused(tmp_path: Path, pack
     assert names_in(tmp_path) == {"bomb"}
 
 
-@pytest.mark.parametrize("content", [b"no archive at all", b"", tarred({"set/a": b"1" * 99})[:-20]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive at all", b"", tarred({"set/a": b"1" * 99})[:-20]],
+    ids=["nonsense", "nothing", "cut short"],
+)
 def test_a_broken_archive_is_an_archive_error(tmp_path: Path, content: bytes) -> None:
     archive = tmp_path / "broken"
     archive.write_bytes(content)
