@@ -21,7 +21,7 @@ from features.log import Headers, LogConfig, LogError, LogWriter, OffsetGoneErro
 from streams import metrics
 from streams.failures import reported
 
-MAX_BATCH = 2_000
+MAX_BATCH = 6_000
 MAX_WRITE_BYTES = 2_000_000  # a dead letter holds a whole refused record and more
 LINGER_MS = 5  # of what nobody waits for: news for the mirrors; spares the broker small requests
 IDLE_POLL_S = 0.01  # the wait ends with the first record
