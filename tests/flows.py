@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from features.codec import encode_catalog_item, encode_interaction
 from features.erasure import ErasureLedger
@@ -163,6 +164,12 @@ class FeaturesSite:
         ends = end_offsets(self.log, topic, range(4))
         wait_until(lambda: self.committed() == ends, timeout_s)
 
+    @retry(
+        retry=retry_if_exception_type(KafkaException),  # a broker that has just started
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
     def committed(self) -> dict[int, int]:
         """Offsets that ordinary Kafka tools see; 0 for a partition nobody has read."""
         consumer = Consumer(self.log.consumer(f"{self.prefix}features"))
