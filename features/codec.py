@@ -181,6 +181,9 @@ def decode_impression(value: bytes) -> Impression:
         device=_member(Device, message.context.device),
         page=_member(Page, message.context.page),
         region=message.context.region,
+        decision_context=message.decision_context,
+        policy=message.policy,
+        model_sequence=message.model_sequence,
     )
 
 
@@ -193,6 +196,9 @@ def _slot_of(slot: events_pb2.SlateSlot) -> ImpressionSlot:
         score=slot.score,
         cause_item_id=slot.cause_item_id,
         features=tuple(slot.features),
+        item_propensity=slot.item_propensity,
+        posterior_mean=slot.posterior_mean,
+        posterior_weight=slot.posterior_weight,
     )
 
 

@@ -116,6 +116,9 @@ class ImpressionSlot:
     score: float
     cause_item_id: str
     features: tuple[float, ...]  # in the order of the impression's feature version
+    item_propensity: float = 0.0  # of this title, given the arm; 0: not told
+    posterior_mean: float = 0.0  # of the arm's reward in the decision's context, as then believed
+    posterior_weight: float = 0.0  # answers that this rested on, prior included
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,9 @@ class Impression:
     device: Device
     page: Page
     region: str
+    decision_context: str = ""
+    policy: str = ""
+    model_sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

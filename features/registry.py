@@ -24,6 +24,7 @@ from features import (
     viewing_state,
 )
 from features.ids import id_hash
+from features.ranking import RANKING_COLUMNS
 
 Entity = Literal["user", "item"]
 Described = tuple[str, str, str, float]  # name, unit, description, default
@@ -215,5 +216,6 @@ def feature_version() -> str:
     not be fed another.
     """
     layouts = f"user:{user_row.LAYOUT},item:{item_row.LAYOUT}"
-    names = ",".join(column.name for column in (*USER_COLUMNS, *ITEM_COLUMNS))
+    columns = (column.name for column in (*USER_COLUMNS, *ITEM_COLUMNS))
+    names = ",".join((*columns, *RANKING_COLUMNS))
     return f"{id_hash(f'{layouts};{names}'):016x}"

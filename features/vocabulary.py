@@ -48,6 +48,21 @@ class Page(IntEnum):
     SEARCH = 4
 
 
+class Arm(IntEnum):
+    """A strategy that a slot of a slate may be given to: its own order of the candidates."""
+
+    RANKER = 0  # the bundle's ranker over all candidates
+    ALS = 1  # factors
+    COVISITATION = 2
+    TRENDING = 3
+    CONTENT = 4  # what titles are: genres, years, language, cast
+    LONG_TAIL = 5  # few viewers, high ratings
+    SERENDIPITY = 6  # far from the viewer's taste, highly rated
+    NEW = 7  # titles first seen lately
+
+
+N_ARMS = len(Arm)
+ARM_NAMES = tuple(arm.name.lower() for arm in Arm)
 N_TYPES = 12  # counted types: column `type - 1`
 N_DEVICES = 5
 

@@ -62,7 +62,9 @@ class Topic:
 
 
 def topics(prefix: str = "", partitions: int = DEFAULT_PARTITIONS) -> tuple[Topic, ...]:
-    """All topics, `partitions` for those keyed by user and one for the others.
+    """All topics, `partitions` for `interactions` and `impressions` and one for the others.
+
+    Outcomes are the log of learning: one partition, so that there is one order to learn in.
 
     A dead letter holds a whole refused record and its reason, so its limit is the larger one.
     Retention of what names a user stays under a month, which is what an erasure may take.
@@ -74,7 +76,7 @@ def topics(prefix: str = "", partitions: int = DEFAULT_PARTITIONS) -> tuple[Topi
         Topic(prefix + INTERACTIONS, partitions),
         Topic(prefix + IMPRESSIONS, partitions),
         Topic(prefix + CATALOG, 1, "compact", 7 * _DAY_MS),
-        Topic(prefix + OUTCOMES, partitions),
+        Topic(prefix + OUTCOMES, 1),
         Topic(prefix + ITEM_UPDATES, 1, "delete", _DAY_MS, 8 * _MIB),
         Topic(prefix + MODELS, 1, "compact", 7 * _DAY_MS, 8 * _MIB),
         Topic(prefix + DEAD_LETTERS, 1, "delete", 28 * _DAY_MS, 2 * _MIB),

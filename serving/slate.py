@@ -47,6 +47,10 @@ class SlateItem:
     cause_title: str = ""
     reason: str = ""
     features: NDArray[np.float32] | None = None  # in the order of the bundle's columns
+    item_propensity: float = 1.0  # of this title, given the arm
+    posterior_mean: float = 0.0  # of the arm's reward in the decision's context
+    posterior_weight: float = 0.0  # answers that this rests on, prior included
+    click_probability: float = 0.0  # as learnt from outcomes; 0: nothing learnt yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,9 @@ class Slate:
     n_candidates: int
     degraded: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()  # of `SlateItem.features`, for those who debug
+    decision_context: str = ""  # see features.decision_context
+    policy: str = ""  # that gave slots to arms
+    model_sequence: int = 0  # of the learned state in force; 0: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,9 @@ def encode_decision(decision: Decision) -> bytes:
         included=[_position(position) for position in decision.included],
         degraded=slate.degraded,
         n_candidates=slate.n_candidates,
+        decision_context=slate.decision_context,
+        policy=slate.policy,
+        model_sequence=slate.model_sequence,
     ).SerializeToString()
 
 
@@ -176,6 +179,9 @@ def _slot(item: SlateItem) -> events_pb2.SlateSlot:
         score=item.score,
         cause_item_id=item.cause_item_id,
         features=() if item.features is None else item.features.tolist(),
+        item_propensity=item.item_propensity,
+        posterior_mean=item.posterior_mean,
+        posterior_weight=item.posterior_weight,
     )
 
 

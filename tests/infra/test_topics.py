@@ -78,7 +78,7 @@ def test_topics_are_created_once_however_often_it_is_asked(
     assert partitions(any_broker, topic_prefix) == {
         INTERACTIONS: 4,
         IMPRESSIONS: 4,
-        OUTCOMES: 4,
+        OUTCOMES: 1,
         CATALOG: 1,
         ITEM_UPDATES: 1,
         MODELS: 1,

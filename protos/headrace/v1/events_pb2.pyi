@@ -125,7 +125,7 @@ class Erasure(_message.Message):
     def __init__(self, partition: _Optional[int] = ..., offset: _Optional[int] = ..., erased_at_ms: _Optional[int] = ...) -> None: ...
 
 class SlateSlot(_message.Message):
-    __slots__ = ("item_id", "source", "arm", "propensity", "score", "cause_item_id", "features")
+    __slots__ = ("item_id", "source", "arm", "propensity", "score", "cause_item_id", "features", "item_propensity", "posterior_mean", "posterior_weight")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,9 @@ class SlateSlot(_message.Message):
     SCORE_FIELD_NUMBER: _ClassVar[int]
     CAUSE_ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ITEM_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    POSTERIOR_MEAN_FIELD_NUMBER: _ClassVar[int]
+    POSTERIOR_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     source: str
     arm: str
@@ -140,10 +143,13 @@ class SlateSlot(_message.Message):
     score: float
     cause_item_id: str
     features: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, item_id: _Optional[str] = ..., source: _Optional[str] = ..., arm: _Optional[str] = ..., propensity: _Optional[float] = ..., score: _Optional[float] = ..., cause_item_id: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ...) -> None: ...
+    item_propensity: float
+    posterior_mean: float
+    posterior_weight: float
+    def __init__(self, item_id: _Optional[str] = ..., source: _Optional[str] = ..., arm: _Optional[str] = ..., propensity: _Optional[float] = ..., score: _Optional[float] = ..., cause_item_id: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., item_propensity: _Optional[float] = ..., posterior_mean: _Optional[float] = ..., posterior_weight: _Optional[float] = ...) -> None: ...
 
 class Impression(_message.Message):
-    __slots__ = ("request_id", "user_id", "profile_id", "session_id", "served_at_ms", "context", "slots", "bundle_version", "feature_version", "included", "degraded", "n_candidates")
+    __slots__ = ("request_id", "user_id", "profile_id", "session_id", "served_at_ms", "context", "slots", "bundle_version", "feature_version", "included", "degraded", "n_candidates", "decision_context", "policy", "model_sequence")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +162,9 @@ class Impression(_message.Message):
     INCLUDED_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     N_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DECISION_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     profile_id: str
@@ -168,7 +177,96 @@ class Impression(_message.Message):
     included: _containers.RepeatedCompositeFieldContainer[Position]
     degraded: _containers.RepeatedScalarFieldContainer[str]
     n_candidates: int
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[SlateSlot, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., feature_version: _Optional[str] = ..., included: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., n_candidates: _Optional[int] = ...) -> None: ...
+    decision_context: str
+    policy: str
+    model_sequence: int
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[SlateSlot, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., feature_version: _Optional[str] = ..., included: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., n_candidates: _Optional[int] = ..., decision_context: _Optional[str] = ..., policy: _Optional[str] = ..., model_sequence: _Optional[int] = ...) -> None: ...
+
+class Outcome(_message.Message):
+    __slots__ = ("request_id", "slot", "user_id", "profile_id", "item_id", "label", "reward", "watch_share", "delay_ms", "revision", "previous_label", "previous_reward", "source", "arm", "propensity", "item_propensity", "decision_context", "served_at_ms", "decided_at_ms", "model_sequence", "feature_version", "bundle_version", "features")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
+    ITEM_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    WATCH_SHARE_FIELD_NUMBER: _ClassVar[int]
+    DELAY_MS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_LABEL_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_REWARD_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    ITEM_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    DECISION_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SERVED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    slot: int
+    user_id: str
+    profile_id: str
+    item_id: str
+    label: bool
+    reward: float
+    watch_share: float
+    delay_ms: int
+    revision: int
+    previous_label: bool
+    previous_reward: float
+    source: str
+    arm: str
+    propensity: float
+    item_propensity: float
+    decision_context: str
+    served_at_ms: int
+    decided_at_ms: int
+    model_sequence: int
+    feature_version: str
+    bundle_version: str
+    features: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, request_id: _Optional[str] = ..., slot: _Optional[int] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., item_id: _Optional[str] = ..., label: _Optional[bool] = ..., reward: _Optional[float] = ..., watch_share: _Optional[float] = ..., delay_ms: _Optional[int] = ..., revision: _Optional[int] = ..., previous_label: _Optional[bool] = ..., previous_reward: _Optional[float] = ..., source: _Optional[str] = ..., arm: _Optional[str] = ..., propensity: _Optional[float] = ..., item_propensity: _Optional[float] = ..., decision_context: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., decided_at_ms: _Optional[int] = ..., model_sequence: _Optional[int] = ..., feature_version: _Optional[str] = ..., bundle_version: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Rollback(_message.Message):
+    __slots__ = ("to_sequence", "reason", "ordered_at_ms")
+    TO_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ORDERED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    to_sequence: int
+    reason: str
+    ordered_at_ms: int
+    def __init__(self, to_sequence: _Optional[int] = ..., reason: _Optional[str] = ..., ordered_at_ms: _Optional[int] = ...) -> None: ...
+
+class LearningRecord(_message.Message):
+    __slots__ = ("outcome", "rollback")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    outcome: Outcome
+    rollback: Rollback
+    def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ...) -> None: ...
+
+class ModelSnapshot(_message.Message):
+    __slots__ = ("name", "sequence", "feature_version", "created_at_ms", "restored_from", "payload", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_FROM_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    sequence: int
+    feature_version: str
+    created_at_ms: int
+    restored_from: int
+    payload: bytes
+    sha256: bytes
+    def __init__(self, name: _Optional[str] = ..., sequence: _Optional[int] = ..., feature_version: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., restored_from: _Optional[int] = ..., payload: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class CatalogItem(_message.Message):
     __slots__ = ("item_id", "title", "year", "genres", "overview", "director", "cast", "runtime_min", "language", "certification", "available_from_ms", "removed", "series_id", "season", "episode")

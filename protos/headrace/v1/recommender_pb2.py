@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import events_pb2 as headrace_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadrace/v1/recommender.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/events.proto\"\x85\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12%\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x14.headrace.v1.Context\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x0e\n\x06genres\x18\x07 \x03(\t\x12$\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x15.headrace.v1.Position\x12\x0f\n\x07wait_ms\x18\t \x01(\r\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\r\n\x05\x64\x65\x62ug\x18\x0b \x01(\x08\"\xbf\x01\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x05items\x18\x02 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12)\n\tfreshness\x18\x03 \x01(\x0b\x32\x16.headrace.v1.Freshness\x12\x10\n\x08\x64\x65graded\x18\x04 \x03(\t\x12\x16\n\x0e\x62undle_version\x18\x05 \x01(\t\x12\x14\n\x0cn_candidates\x18\x06 \x01(\r\"\xfb\x01\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x15\n\rcause_item_id\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61use_title\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12<\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32*.headrace.v1.RecommendedItem.FeaturesEntry\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x8b\x01\n\tFreshness\x12\x16\n\x0e\x61\x66ter_included\x18\x01 \x01(\x08\x12\'\n\x08included\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Position\x12\x14\n\x0cstate_age_ms\x18\x03 \x01(\x03\x12\x14\n\x0citems_age_ms\x18\x04 \x01(\x03\x12\x11\n\twaited_ms\x18\x05 \x01(\x03\"5\n\x13SimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"C\n\x14SimilarItemsResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\"0\n\x0fTrendingRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0e\n\x06genres\x18\x02 \x03(\t\"U\n\x10TrendingResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12\x14\n\x0citems_age_ms\x18\x02 \x01(\x03\x32\x81\x02\n\x15RecommendationService\x12J\n\tRecommend\x12\x1d.headrace.v1.RecommendRequest\x1a\x1e.headrace.v1.RecommendResponse\x12S\n\x0cSimilarItems\x12 .headrace.v1.SimilarItemsRequest\x1a!.headrace.v1.SimilarItemsResponse\x12G\n\x08Trending\x12\x1c.headrace.v1.TrendingRequest\x1a\x1d.headrace.v1.TrendingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadrace/v1/recommender.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/events.proto\"\x85\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12%\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x14.headrace.v1.Context\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x0e\n\x06genres\x18\x07 \x03(\t\x12$\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x15.headrace.v1.Position\x12\x0f\n\x07wait_ms\x18\t \x01(\r\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\r\n\x05\x64\x65\x62ug\x18\x0b \x01(\x08\"\x81\x02\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x05items\x18\x02 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12)\n\tfreshness\x18\x03 \x01(\x0b\x32\x16.headrace.v1.Freshness\x12\x10\n\x08\x64\x65graded\x18\x04 \x03(\t\x12\x16\n\x0e\x62undle_version\x18\x05 \x01(\t\x12\x14\n\x0cn_candidates\x18\x06 \x01(\r\x12\x18\n\x10\x64\x65\x63ision_context\x18\x07 \x01(\t\x12\x0e\n\x06policy\x18\x08 \x01(\t\x12\x16\n\x0emodel_sequence\x18\t \x01(\x04\"\x82\x03\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x15\n\rcause_item_id\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61use_title\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12<\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32*.headrace.v1.RecommendedItem.FeaturesEntry\x12\x0b\n\x03\x61rm\x18\t \x01(\t\x12\x12\n\npropensity\x18\n \x01(\x01\x12\x17\n\x0fitem_propensity\x18\x0b \x01(\x01\x12\x16\n\x0eposterior_mean\x18\x0c \x01(\x01\x12\x18\n\x10posterior_weight\x18\r \x01(\x01\x12\x19\n\x11\x63lick_probability\x18\x0e \x01(\x01\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x8b\x01\n\tFreshness\x12\x16\n\x0e\x61\x66ter_included\x18\x01 \x01(\x08\x12\'\n\x08included\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Position\x12\x14\n\x0cstate_age_ms\x18\x03 \x01(\x03\x12\x14\n\x0citems_age_ms\x18\x04 \x01(\x03\x12\x11\n\twaited_ms\x18\x05 \x01(\x03\"5\n\x13SimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"C\n\x14SimilarItemsResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\"0\n\x0fTrendingRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0e\n\x06genres\x18\x02 \x03(\t\"U\n\x10TrendingResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12\x14\n\x0citems_age_ms\x18\x02 \x01(\x03\x32\x81\x02\n\x15RecommendationService\x12J\n\tRecommend\x12\x1d.headrace.v1.RecommendRequest\x1a\x1e.headrace.v1.RecommendResponse\x12S\n\x0cSimilarItems\x12 .headrace.v1.SimilarItemsRequest\x1a!.headrace.v1.SimilarItemsResponse\x12G\n\x08Trending\x12\x1c.headrace.v1.TrendingRequest\x1a\x1d.headrace.v1.TrendingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECOMMENDREQUEST']._serialized_start=73
   _globals['_RECOMMENDREQUEST']._serialized_end=334
   _globals['_RECOMMENDRESPONSE']._serialized_start=337
-  _globals['_RECOMMENDRESPONSE']._serialized_end=528
-  _globals['_RECOMMENDEDITEM']._serialized_start=531
-  _globals['_RECOMMENDEDITEM']._serialized_end=782
-  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_start=735
-  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_end=782
-  _globals['_FRESHNESS']._serialized_start=785
-  _globals['_FRESHNESS']._serialized_end=924
-  _globals['_SIMILARITEMSREQUEST']._serialized_start=926
-  _globals['_SIMILARITEMSREQUEST']._serialized_end=979
-  _globals['_SIMILARITEMSRESPONSE']._serialized_start=981
-  _globals['_SIMILARITEMSRESPONSE']._serialized_end=1048
-  _globals['_TRENDINGREQUEST']._serialized_start=1050
-  _globals['_TRENDINGREQUEST']._serialized_end=1098
-  _globals['_TRENDINGRESPONSE']._serialized_start=1100
-  _globals['_TRENDINGRESPONSE']._serialized_end=1185
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1188
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1445
+  _globals['_RECOMMENDRESPONSE']._serialized_end=594
+  _globals['_RECOMMENDEDITEM']._serialized_start=597
+  _globals['_RECOMMENDEDITEM']._serialized_end=983
+  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_start=936
+  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_end=983
+  _globals['_FRESHNESS']._serialized_start=986
+  _globals['_FRESHNESS']._serialized_end=1125
+  _globals['_SIMILARITEMSREQUEST']._serialized_start=1127
+  _globals['_SIMILARITEMSREQUEST']._serialized_end=1180
+  _globals['_SIMILARITEMSRESPONSE']._serialized_start=1182
+  _globals['_SIMILARITEMSRESPONSE']._serialized_end=1249
+  _globals['_TRENDINGREQUEST']._serialized_start=1251
+  _globals['_TRENDINGREQUEST']._serialized_end=1299
+  _globals['_TRENDINGRESPONSE']._serialized_start=1301
+  _globals['_TRENDINGRESPONSE']._serialized_end=1386
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1389
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1646
 # @@protoc_insertion_point(module_scope)

@@ -34,23 +34,29 @@ class RecommendRequest(_message.Message):
     def __init__(self, user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., count: _Optional[int] = ..., context: _Optional[_Union[_events_pb2.Context, _Mapping]] = ..., exclude_item_ids: _Optional[_Iterable[str]] = ..., genres: _Optional[_Iterable[str]] = ..., after: _Optional[_Union[_events_pb2.Position, _Mapping]] = ..., wait_ms: _Optional[int] = ..., request_id: _Optional[str] = ..., debug: _Optional[bool] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("request_id", "items", "freshness", "degraded", "bundle_version", "n_candidates")
+    __slots__ = ("request_id", "items", "freshness", "degraded", "bundle_version", "n_candidates", "decision_context", "policy", "model_sequence")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_VERSION_FIELD_NUMBER: _ClassVar[int]
     N_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DECISION_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     items: _containers.RepeatedCompositeFieldContainer[RecommendedItem]
     freshness: Freshness
     degraded: _containers.RepeatedScalarFieldContainer[str]
     bundle_version: str
     n_candidates: int
-    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., degraded: _Optional[_Iterable[str]] = ..., bundle_version: _Optional[str] = ..., n_candidates: _Optional[int] = ...) -> None: ...
+    decision_context: str
+    policy: str
+    model_sequence: int
+    def __init__(self, request_id: _Optional[str] = ..., items: _Optional[_Iterable[_Union[RecommendedItem, _Mapping]]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., degraded: _Optional[_Iterable[str]] = ..., bundle_version: _Optional[str] = ..., n_candidates: _Optional[int] = ..., decision_context: _Optional[str] = ..., policy: _Optional[str] = ..., model_sequence: _Optional[int] = ...) -> None: ...
 
 class RecommendedItem(_message.Message):
-    __slots__ = ("item_id", "title", "score", "source", "cause_item_id", "cause_title", "reason", "features")
+    __slots__ = ("item_id", "title", "score", "source", "cause_item_id", "cause_title", "reason", "features", "arm", "propensity", "item_propensity", "posterior_mean", "posterior_weight", "click_probability")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +72,12 @@ class RecommendedItem(_message.Message):
     CAUSE_TITLE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    ITEM_PROPENSITY_FIELD_NUMBER: _ClassVar[int]
+    POSTERIOR_MEAN_FIELD_NUMBER: _ClassVar[int]
+    POSTERIOR_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CLICK_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     title: str
     score: float
@@ -74,7 +86,13 @@ class RecommendedItem(_message.Message):
     cause_title: str
     reason: str
     features: _containers.ScalarMap[str, float]
-    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., score: _Optional[float] = ..., source: _Optional[str] = ..., cause_item_id: _Optional[str] = ..., cause_title: _Optional[str] = ..., reason: _Optional[str] = ..., features: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    arm: str
+    propensity: float
+    item_propensity: float
+    posterior_mean: float
+    posterior_weight: float
+    click_probability: float
+    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., score: _Optional[float] = ..., source: _Optional[str] = ..., cause_item_id: _Optional[str] = ..., cause_title: _Optional[str] = ..., reason: _Optional[str] = ..., features: _Optional[_Mapping[str, float]] = ..., arm: _Optional[str] = ..., propensity: _Optional[float] = ..., item_propensity: _Optional[float] = ..., posterior_mean: _Optional[float] = ..., posterior_weight: _Optional[float] = ..., click_probability: _Optional[float] = ...) -> None: ...
 
 class Freshness(_message.Message):
     __slots__ = ("after_included", "included", "state_age_ms", "items_age_ms", "waited_ms")
