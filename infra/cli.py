@@ -58,6 +58,7 @@ KNOWN_TROUBLES = {
     "features.bundle_format": ("BundleError",),
     "features.lake": ("LakeError",),
     "features.log": ("LogError",),
+    "features.model_snapshot": ("SnapshotError",),
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
     "infra.rebuild": ("RebuildError",),
@@ -165,6 +166,26 @@ def stream_archive() -> None:
     run_archive_flow(settings, stop)
 
 
+@stream_app.command("learning")
+def stream_learning() -> None:
+    """Runs the learning flow: outcomes to versions of learned state, at most a second later.
+
+    HEADRACE_LEARNING__PUBLISH_EVERY_S is the time between versions, HEADRACE_LEARNING__KEEP_EVERY_S
+    that between versions which `headrace models rollback` can go back to.
+    """
+    from infra.learning import run_learning_flow
+    from infra.running import connected
+    from infra.telemetry import configure_logging, serve_metrics
+
+    configure_logging("learning")
+    settings = connected(Settings())
+    serve_metrics(settings.metrics.host, settings.metrics.learning_port)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    run_learning_flow(settings, stop)
+
+
 @app.command()
 def serve() -> None:
     """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""
@@ -185,7 +206,7 @@ def up(
     ] = "",
     archive: Annotated[bool, typer.Option("--archive", help="Run the archive flow, too.")] = False,
 ) -> None:
-    """Starts broker, Redis, the features flow and the server on this machine."""
+    """Starts broker, Redis, the features flow, the learning flow and the server here."""
     from infra import running
 
     settings = Settings()
