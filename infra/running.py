@@ -129,7 +129,7 @@ def read_status(home: Path) -> dict[str, Any]:
     addresses = {name: address for name, address in found["addresses"].items() if address}
     addresses |= {f"metrics_{name}": url for name, url in metrics.items()}
     names = {process["name"] for process in processes}
-    healthy = all(p["healthy"] for p in processes) and NEEDED <= names
+    healthy = all(p["healthy"] for p in processes) and names >= NEEDED
     return {"healthy": healthy, "processes": processes, "addresses": addresses}
 
 

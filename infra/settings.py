@@ -84,7 +84,9 @@ class LearningSettings(Section):
     """The learning flow: outcomes to versions of learned state."""
 
     group: str = Field("headrace-learning", description="consumer group, for tools that watch lag")
-    publish_every_s: float = Field(0.25, gt=0, le=1, description="seconds between versions at least")
+    publish_every_s: float = Field(
+        0.25, gt=0, le=1, description="seconds between versions at least"
+    )
     keep_every_s: float = Field(60.0, ge=1, le=86_400, description="between versions to go back to")
     accept_gap: bool = Field(False, description="go on where the log lost outcomes unlearnt")
 

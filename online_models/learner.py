@@ -58,7 +58,7 @@ class LearnerCounts:
 class Learner:
     """Learns with all parts. `sequence`: how many records its state is a function of.
 
-    Names of parts are name spaces of arrays: the array `slots` of the part `rates` is `rates/slots`.
+    Names of parts are name spaces: the array `slots` of the part `rates` is `rates/slots`.
     """
 
     def __init__(self, parts: Mapping[str, Learns], keep_every_ms: int = KEEP_EVERY_MS) -> None:

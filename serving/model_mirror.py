@@ -53,7 +53,7 @@ class LearnedState:
     parts: Mapping[str, Any]  # what the reader of each part made of its arrays
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A version not to be used, with the reason as metrics name it."""
 
     def __init__(self, reason: str, text: str) -> None:
@@ -129,7 +129,7 @@ class ModelMirror:
         """
         try:
             state = self._checked(value)
-        except _Refused as refused:
+        except _RefusedError as refused:
             metrics.MODEL_REFUSED.labels(refused.reason).inc()
             log.error("version_refused", why=refused.reason, reason=str(refused))
             return False
@@ -151,20 +151,20 @@ class ModelMirror:
             log.exception("subscriber_failed", sequence=state.sequence, error=repr(error))
 
     def _checked(self, value: bytes) -> LearnedState | None:
-        """The version, None where it is the one in use. Raises _Refused."""
+        """The version, None where it is the one in use. Raises _RefusedError."""
         try:
             snapshot = decode_snapshot(value)
         except ChecksumError as error:
-            raise _Refused("checksum", str(error)) from error
+            raise _RefusedError("checksum", str(error)) from error
         except SnapshotError as error:
-            raise _Refused("undecodable", str(error)) from error
+            raise _RefusedError("undecodable", str(error)) from error
         in_use = self.current
         if in_use is not None and not self._is_new_log:
             if snapshot.sequence == in_use.sequence:
                 return None
             if snapshot.sequence < in_use.sequence:
                 text = f"sequence must be above {in_use.sequence}; got {snapshot.sequence}"
-                raise _Refused("older", text)
+                raise _RefusedError("older", text)
         self._refuse_unfit(snapshot)
         return LearnedState(
             snapshot.sequence,
@@ -176,14 +176,14 @@ class ModelMirror:
 
     def _refuse_unfit(self, snapshot: ModelSnapshot) -> None:
         if snapshot.name != LEARNED:
-            raise _Refused("name", f"name must be {LEARNED!r}; got {snapshot.name!r}")
+            raise _RefusedError("name", f"name must be {LEARNED!r}; got {snapshot.name!r}")
         if snapshot.feature_version != feature_version():
             text = f"feature_version must be {feature_version()}; got {snapshot.feature_version}"
-            raise _Refused("feature_version", text)
+            raise _RefusedError("feature_version", text)
         try:
             require_finite(snapshot.arrays)
         except SnapshotError as error:
-            raise _Refused("not_finite", str(error)) from error
+            raise _RefusedError("not_finite", str(error)) from error
 
     def _read_parts(self, snapshot: ModelSnapshot) -> dict[str, Any]:
         for values in snapshot.arrays.values():
@@ -199,7 +199,7 @@ class ModelMirror:
             try:
                 parts[name] = read(own)
             except (SnapshotError, ValueError, TypeError, KeyError, IndexError) as error:
-                raise _Refused("shape", f"{name}: {error}") from error
+                raise _RefusedError("shape", f"{name}: {error}") from error
         return parts
 
     def _begin(self) -> Consumer:
@@ -216,8 +216,8 @@ class ModelMirror:
                 TopicPartition(self._topic, PARTITION), METADATA_TIMEOUT_S
             )
             tail = max(low, high - TAIL)
-            found = self._take_newest(self._read_from(consumer, tail))
-            if not found and tail > low:
+            self._take_newest(self._read_from(consumer, tail))
+            if tail > low and (self.current is None or self._is_new_log):
                 self._take_newest(self._read_from(consumer, low))
         except BaseException:
             consumer.close()
@@ -240,15 +240,18 @@ class ModelMirror:
                     found.setdefault(key_of(message), []).append(value)
         return found
 
-    def _take_newest(self, found: Mapping[str, list[bytes]]) -> bool:
+    def _take_newest(self, found: Mapping[str, list[bytes]]) -> None:
         """Takes the newest sound version of each key; an older one is not held against anybody."""
-        taken = any(self.take(value) for value in reversed(found.get(LEARNED, [])))
-        restored = [value for key in SERVED if key != LEARNED for value in found.get(key, [])[-1:]]
-        return any([taken, *(self.take(value) for value in restored if self._is_newer(value))])
+        for key in SERVED:
+            for value in reversed(found.get(key, [])):
+                if not self._is_newer(value) or self.take(value):
+                    break
 
     def _is_newer(self, value: bytes) -> bool:
+        if self.current is None or self._is_new_log:
+            return True
         try:
-            return self.current is None or decode_snapshot(value).sequence > self.current.sequence
+            return decode_snapshot(value).sequence > self.current.sequence
         except SnapshotError:
             return True  # `take` says what is wrong with it
 
