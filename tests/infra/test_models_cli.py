@@ -59,23 +59,24 @@ def headrace(site):
     return run
 
 
-def test_versions_are_listed_shown_and_gone_back_to(learnt, headrace):
+@pytest.mark.usefixtures("learnt")
+def test_versions_are_listed_shown_and_gone_back_to(headrace):
     rows = json.loads(headrace("list", "--json"))
     assert [row["sequence"] for row in rows] == [350, 301, 201, 101, 1]
     assert [row["in_use"] for row in rows] == [True, False, False, False, False]
     assert [row["outcomes"] for row in rows] == [350, 301, 201, 101, 1]
-    assert "versions of learned state" in headrace("list")
     shown = json.loads(headrace("show", "201", "--json"))
     assert {"rates/slots", "learner/outcomes"} <= {array["name"] for array in shown["arrays"]}
     assert sum(arm["slots"] for arm in shown["arms"]) > 150
     assert "mean reward" in headrace("show", "201")
     told = headrace("rollback", "201", "--reason", "clicks were bots")
     assert "servers are given version 351, which is 201 again" in told
-    rows = json.loads(headrace("list", "--json"))
-    assert (rows[0]["sequence"], rows[0]["in_use"], rows[0]["restored_from"]) == (351, True, 201)
+    newest = headrace("list").splitlines()[4]
+    assert [cell.strip() for cell in newest.split("│")][1::4] == ["351", "201"]
 
 
-def test_what_cannot_be_done_is_said_clearly(learnt, headrace):
+@pytest.mark.usefixtures("learnt")
+def test_what_cannot_be_done_is_said_clearly(headrace):
     assert "version 77 is not kept; there are: 1, 101, 201, 301" in headrace(
         "rollback", "77", "--reason", "x", code=1
     )
