@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
 
 from features.decision_context import CONTEXT_NAMES
 from features.learning_codec import (
@@ -141,14 +143,25 @@ class LearningSite:
         stored = read_versions(self.log, self.topic("models")).get(LEARNED)
         return None if stored is None else decode_snapshot(stored.value)
 
-    def published(self) -> int:
-        newest = self.newest()
-        return 0 if newest is None else newest.sequence
+    def acknowledged(self) -> float:
+        """Sequence of the newest version that the process knows in the log."""
+        return self.metric("headrace_learning_version_sequence")
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples of a metric of the process that have these labels."""
+        with urllib.request.urlopen(self.metrics_url, timeout=5) as answer:  # noqa: S310 (loopback)
+            families = text_string_to_metric_families(answer.read().decode())
+            return sum(
+                sample.value
+                for family in families
+                for sample in family.samples
+                if sample.name == name and labels.items() <= sample.labels.items()
+            )
 
     def wait_until_published(self) -> ModelSnapshot:
-        """The version of everything that the log holds now."""
+        """The version of everything that the log holds now, by the process that runs."""
         end = self.end()
-        wait_until(lambda: self.published() >= end)
+        wait_until(lambda: self.acknowledged() >= end)
         newest = self.newest()
         assert newest is not None
         return newest

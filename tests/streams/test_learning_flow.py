@@ -1,11 +1,9 @@
 """The learning flow: what is published when, what is left out, and where a restart goes on."""
 
-import urllib.request
 from threading import Event
 
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from features.learning_codec import decode_snapshot, encode_snapshot
 from features.log import LogConfig, LogError, read_to_end
@@ -56,15 +54,6 @@ def parts_of(site, time_s=None, **others):
     )
 
 
-def metric(site, name, **labels):
-    with urllib.request.urlopen(site.metrics_url, timeout=5) as answer:  # noqa: S310 (loopback)
-        families = text_string_to_metric_families(answer.read().decode())
-        samples = [sample for family in families for sample in family.samples]
-        return sum(
-            s.value for s in samples if s.name == name and labels.items() <= s.labels.items()
-        )
-
-
 def sequences(site):
     """Of all versions that were published under the learner's key, in order."""
     records = read_to_end(site.log, site.topic("models"))
@@ -84,16 +73,16 @@ def test_outcomes_become_versions_and_bad_records_are_left_out(site, rng):
         site.assert_equals_clean_replay()
         newest = site.newest()
         assert (newest.sequence, newest.restored_from) == (403, 101)
-        wait_until(lambda: metric(site, "headrace_learning_version_sequence") == 403)
-        assert metric(site, "headrace_learning_outcomes_total") == 400
-        assert metric(site, "headrace_learning_bad_records_total") == 2
-        assert metric(site, "headrace_learning_rollbacks_total", effect="followed") == 1
-        assert metric(site, "headrace_learning_publish_seconds_count") >= 1
-        assert metric(site, "headrace_learning_version_age_seconds") >= 0
-        assert metric(site, "headrace_learning_version_bytes") > 1_000
+        wait_until(lambda: site.metric("headrace_learning_version_sequence") == 403)
+        assert site.metric("headrace_learning_outcomes_total") == 400
+        assert site.metric("headrace_learning_bad_records_total") == 2
+        assert site.metric("headrace_learning_rollbacks_total", effect="followed") == 1
+        assert site.metric("headrace_learning_publish_seconds_count") >= 1
+        assert site.metric("headrace_learning_version_age_seconds") >= 0
+        assert site.metric("headrace_learning_version_bytes") > 1_000
         wait_until(lambda: site.committed() == 403)  # for Kafka's own tools
         process.stop()
-    assert site.published() == 403
+    assert site.newest().sequence == 403
 
 
 def test_versions_come_at_once_when_idle_and_not_too_often_when_busy(small_site, rng):
