@@ -64,6 +64,7 @@ KNOWN_TROUBLES = {
     "infra.producers": ("EraseError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
+    "infra.why": ("DecisionNotFoundError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.train": ("TrainingError",),
@@ -462,6 +463,27 @@ def send() -> None:
 
     for position in send_lines(connected(Settings()), sys.stdin.buffer):
         console.print(f"{position.topic}/{position.partition} at {position.offset}")
+
+
+@app.command()
+def why(
+    request_id: Annotated[str, typer.Argument(help="of the answer, as `Recommend` gave it")],
+    user: Annotated[str, typer.Option(help="the account that it was served to")],
+    slot: Annotated[int | None, typer.Option(min=0, help="one slot alone, from 0")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Says why a slate was served as it was: arms, chances, beliefs, versions, and what followed.
+
+    Everything comes from the log of decisions, so it is what was believed then, not now.
+    """
+    from infra.running import connected
+    from infra.why import explain, show
+
+    explained = explain(connected(Settings()), request_id, user)
+    if as_json:
+        print(json.dumps(explained.as_dict(), indent=2))  # noqa: T201 (the answer itself)
+        return
+    show(explained, console, slot)
 
 
 @user_app.command("erase")
