@@ -165,8 +165,8 @@ class ThompsonPolicy:
         self, successes: NDArray[np.float64], failures: NDArray[np.float64], n_draws: int = N_DRAWS
     ) -> None:
         self._successes, self._failures, self._n_draws = successes, failures, n_draws
-        self._columns: dict[int, Draws] = {}
-        self._rows = np.arange(n_draws)[:, None]
+        # By context: (N_ARMS, 2 n_draws), each column twice, so that a turned one is a slice.
+        self._columns: dict[int, NDArray[np.float64]] = {}
 
     @classmethod
     def of(
@@ -179,14 +179,15 @@ class ThompsonPolicy:
         """`(n_draws, N_ARMS)` samples of the posteriors; of the root's in no known context."""
         del situation
         place = min(context, N_CONTEXTS)
-        columns = self._columns.get(place)
+        n, columns = self._n_draws, self._columns.get(place)
         if columns is None:
-            columns = rng.beta(
-                self._successes[place], self._failures[place], (self._n_draws, N_ARMS)
-            )
+            shape = n, N_ARMS
+            columns = np.tile(rng.beta(self._successes[place], self._failures[place], shape).T, 2)
             self._columns[place] = columns
-        offsets = rng.integers(self._n_draws, size=N_ARMS)
-        return np.take_along_axis(columns, (self._rows + offsets) % self._n_draws, axis=0)
+        draws = np.empty((n, N_ARMS))
+        for arm, start in enumerate(rng.integers(n, size=N_ARMS).tolist()):
+            draws[:, arm] = columns[arm, start : start + n]
+        return draws
 
     def belief(self, context: int, situation: Situation) -> ArmBelief:
         """Posterior means, and the answers that they rest on, prior included."""

@@ -20,6 +20,7 @@ from online_models.base import Draws
 
 RANKER: Final = int(Arm.RANKER)
 NO_ARM: Final = -1  # of a slot for which no arm had a candidate left
+UNDECIDED: Final = -2  # of a row that nobody has been asked to win
 TIE: Final = 1e-9  # values closer than this are alike
 
 Mask = NDArray[np.bool_]  # (n_arms,)
@@ -34,37 +35,36 @@ def alike(values: NDArray[np.float64], rng: np.random.Generator, n_draws: int) -
 
 
 @compiled
-def _winner(row: NDArray[np.float64], available: Mask) -> int:
-    best = NO_ARM
-    for arm in range(len(row)):
-        if available[arm] and (best == NO_ARM or row[arm] > row[best]):
-            best = arm
-    return best
-
-
-@compiled
-def _fill_winners(
-    draws: Draws, available: Mask, winners: NDArray[np.int64], wins: NDArray[np.int64]
+def _award(
+    draws: Draws,
+    available: Mask,
+    winners: NDArray[np.int64],
+    wins: NDArray[np.int64],
+    loser: int,
 ) -> None:
-    """Fills who wins each row and how many each arm wins."""
-    wins[:] = 0
-    for i in range(len(draws)):
-        winners[i] = _winner(draws[i], available)
-        if winners[i] >= 0:
-            wins[winners[i]] += 1
+    """Gives the rows of `loser` to the best available arms, NO_ARM where there is none."""
+    arms = np.nonzero(available)[0]
+    for i in range(len(winners)):
+        if winners[i] != loser:
+            continue
+        winner = NO_ARM
+        if len(arms) > 0:
+            winner, best = arms[0], draws[i, arms[0]]
+            for k in range(1, len(arms)):
+                if draws[i, arms[k]] > best:
+                    winner, best = arms[k], draws[i, arms[k]]
+            wins[winner] += 1
+        winners[i] = winner
 
 
 @compiled
-def _pass_on(
+def _run_out(
     draws: Draws, available: Mask, winners: NDArray[np.int64], wins: NDArray[np.int64], arm: int
 ) -> None:
-    """Gives the rows of an arm that is not available any more to their next best ones."""
+    """Passes the rows of an arm on: it is not available any more."""
+    available[arm] = False
     wins[arm] = 0
-    for i in range(len(draws)):
-        if winners[i] == arm:
-            winners[i] = _winner(draws[i], available)
-            if winners[i] >= 0:
-                wins[winners[i]] += 1
+    _award(draws, available, winners, wins, arm)
 
 
 @compiled
@@ -93,8 +93,8 @@ def win_shares(draws: Draws, available: Mask) -> NDArray[np.float64]:
     >>> win_shares(np.array([[1.0, 2.0, 9.0], [3.0, 2.0, 9.0]]), np.array([True, True, False]))
     array([0.5, 0.5, 0. ])
     """
-    winners, wins = np.zeros(len(draws), np.int64), np.zeros(draws.shape[1], np.int64)
-    _fill_winners(draws, available, winners, wins)
+    winners, wins = np.full(len(draws), UNDECIDED), np.zeros(draws.shape[1], np.int64)
+    _award(draws, available, winners, wins, UNDECIDED)
     return wins / len(draws)
 
 
@@ -113,9 +113,9 @@ class ArmChooser:
     def __init__(self, draws: Draws, available: Mask, exploration: float = 1.0) -> None:
         self._draws, self._available = draws, np.array(available, np.bool_)
         self._exploration = exploration
-        self._winners = np.zeros(len(draws), np.int64)
+        self._winners = np.full(len(draws), UNDECIDED)
         self._wins = np.zeros(draws.shape[1], np.int64)
-        _fill_winners(draws, self._available, self._winners, self._wins)
+        _award(draws, self._available, self._winners, self._wins, UNDECIDED)
 
     def shares(self) -> NDArray[np.float64]:
         """`(n_arms,)` probabilities of the arms in the next slot, zero for those run out."""
@@ -141,8 +141,7 @@ class ArmChooser:
     def run_out(self, arm: int) -> None:
         """The arm has no candidate left."""
         if self._available[arm]:
-            self._available[arm] = False
-            _pass_on(self._draws, self._available, self._winners, self._wins, arm)
+            _run_out(self._draws, self._available, self._winners, self._wins, arm)
 
 
 def fill_slots(
@@ -175,8 +174,8 @@ def _fill_slots(
 ) -> None:
     n_draws = len(draws)
     available = left > 0
-    winners, wins = np.zeros(n_draws, np.int64), np.zeros(len(left), np.int64)
-    _fill_winners(draws, available, winners, wins)
+    winners, wins = np.full(n_draws, UNDECIDED), np.zeros(len(left), np.int64)
+    _award(draws, available, winners, wins, UNDECIDED)
     for slot in range(len(arms)):
         is_ranked = available[RANKER]
         if is_ranked and drawn[slot, 0] >= exploration:
@@ -189,5 +188,4 @@ def _fill_slots(
         propensities[slot] = _propensity(arm, wins[arm] / n_draws, is_ranked, exploration)
         left[arm] -= 1
         if left[arm] == 0:
-            available[arm] = False
-            _pass_on(draws, available, winners, wins, arm)
+            _run_out(draws, available, winners, wins, arm)
