@@ -379,9 +379,7 @@ class Recommender:
         self._hydrate(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
 
-    def _item(
-        self, slot: int, score: float, source: Source, cause: int = NO_CAUSE
-    ) -> SlateItem:
+    def _item(self, slot: int, score: float, source: Source, cause: int = NO_CAUSE) -> SlateItem:
         table, words = self._table, WORDS[source]
         if source != Source.COVISITATION:
             cause = NO_CAUSE

@@ -5,7 +5,7 @@ the probability `share` a slot is one to explore: the policy gives it to an arm,
 of the arms in the context of the decision. Within an arm the best candidate left is taken; in the
 arms of titles that few have seen, one of the best is drawn by what is believed of each.
 
-The propensity of a slot's arm a is (1 - share) [a is the base] + share P(a), where P(a) is the share
+The propensity of a slot's arm a is (1 - share) [a is the base] + share P(a), where P(a) is the part
 of the policy's draws that a wins among the arms that still have a candidate: the very chance with
 which it was drawn, not an estimate. That of the item is told apart, given the arm.
 """
@@ -119,7 +119,8 @@ class Explorer:
         context = context_of(row, now_ms)
         situation = situation_of(context, found.features[0])
         draws = self._draws_of(beliefs, context, situation)
-        plan = Plan(context=context, belief=beliefs.policy.belief(context, situation))
+        belief = beliefs.policy.belief(context, situation)
+        plan = Plan(context=context, belief=belief)
         slate = _Slate(arm_bits(found), order, draws)
         for explores in (self._rng.random(count) < self._share)[: found.n].tolist():
             shares = slate.shares()
@@ -129,7 +130,9 @@ class Explorer:
             place, item_propensity = slate.best(arm), 1.0
             if arm in EXPLORING_ITEMS and arm != base:
                 shortlist = slate.shortlist(arm)
-                chances = self._item_chances(beliefs, ids[found.slots[shortlist]], plan, arm)
+                chances = self._item_chances(
+                    beliefs, ids[found.slots[shortlist]], float(belief.means[arm])
+                )
                 chosen = int(self._rng.choice(len(shortlist), p=chances))
                 place, item_propensity = shortlist[chosen], float(chances[chosen])
             slate.take(place)
@@ -137,11 +140,10 @@ class Explorer:
         return plan
 
     def _item_chances(
-        self, beliefs: Beliefs, ids: NDArray[np.uint64], plan: Plan, arm: Arm
+        self, beliefs: Beliefs, ids: NDArray[np.uint64], mean: float
     ) -> NDArray[np.float64]:
         """How often each title is the best of an arm's shortlist, by what is believed of titles."""
-        assert plan.belief is not None
-        draws = beliefs.items.draws(ids, plan.belief.means[arm], self._rng, N_ITEM_DRAWS)
+        draws = beliefs.items.draws(ids, mean, self._rng, N_ITEM_DRAWS)
         wins = np.bincount(draws.argmax(axis=1), minlength=len(ids))
         chances: NDArray[np.float64] = wins / len(draws)
         return chances

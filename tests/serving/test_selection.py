@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from features.decision_context import context_of
 from features.outcomes import OUTCOME
 from features.ranking import RANKING_COLUMNS
 from features.store import USERS
@@ -36,7 +37,7 @@ def members(found: Candidates, arm: Arm) -> set[int]:
     return set(np.flatnonzero(arm_bits(found) & (1 << arm)).tolist())
 
 
-def plan(explorer, beliefs, found, rng, count=20, base=Arm.RANKER):
+def plan(explorer, beliefs, found, count=20, base=Arm.RANKER):
     ids = np.arange(1, N_ITEMS + 1, dtype=np.uint64)
     order = np.arange(found.n)
     return explorer.plan(beliefs, USERS.empty[0], START_MS, found, ids, order, count, base)
@@ -61,7 +62,7 @@ def test_arms_hold_the_candidates_that_they_are_named_for(rng):
 
 def test_without_exploration_the_best_stand_first_for_certain(rng):
     found = candidates(rng)
-    chosen = plan(Explorer(0.0, rng), Beliefs.none_yet("thompson"), found, rng)
+    chosen = plan(Explorer(0.0, rng), Beliefs.none_yet("thompson"), found)
     certain = certain_plan(np.arange(found.n), 20, Arm.RANKER, 0)
     assert (chosen.places, chosen.propensities) == (certain.places, certain.propensities)
     assert set(chosen.arms) == {Arm.RANKER}
@@ -70,13 +71,12 @@ def test_without_exploration_the_best_stand_first_for_certain(rng):
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_no_title_is_shown_twice_and_every_slot_is_filled(policy, rng):
     found = candidates(rng)
-    chosen = plan(Explorer(1.0, rng), Beliefs.none_yet(policy), found, rng, count=N_ITEMS)
+    chosen = plan(Explorer(1.0, rng), Beliefs.none_yet(policy), found, count=N_ITEMS)
     assert sorted(chosen.places) == list(range(N_ITEMS))
     assert all(0 < chance <= 1 for chance in chosen.propensities + chosen.item_propensities)
     bits = arm_bits(found)
     assert all(
-        bits[place] & (1 << arm)
-        for place, arm in zip(chosen.places, chosen.arms, strict=True)
+        bits[place] & (1 << arm) for place, arm in zip(chosen.places, chosen.arms, strict=True)
     )
 
 
@@ -88,7 +88,7 @@ def test_an_arm_gets_a_slot_as_often_as_its_propensity_says(share, rng):
     explorer, beliefs = Explorer(share, rng), Beliefs.none_yet("thompson")
     n, weights, first = 3_000, Counter(), Counter()
     for _ in range(n):
-        chosen = plan(explorer, beliefs, found, rng, count=1)
+        chosen = plan(explorer, beliefs, found, count=1)
         weights[chosen.arms[0]] += 1 / chosen.propensities[0]
         first[chosen.arms[0]] += 1
     assert len(first) == N_ARMS
@@ -103,7 +103,7 @@ def test_a_title_of_the_long_tail_is_drawn_as_often_as_its_propensity_says(rng):
     explorer, beliefs = Explorer(1.0, rng), Beliefs.none_yet("uniform")
     inverse, shown = Counter(), 0
     for _ in range(4_000):
-        chosen = plan(explorer, beliefs, found, rng, count=1)
+        chosen = plan(explorer, beliefs, found, count=1)
         if chosen.arms[0] == Arm.LONG_TAIL:
             shown += 1
             inverse[chosen.places[0]] += 1 / chosen.item_propensities[0]
@@ -119,10 +119,11 @@ def test_what_was_learnt_moves_the_slots(rng):
     outcomes["arm"] = np.arange(2_000) % N_ARMS
     outcomes["reward"] = outcomes["arm"] == Arm.NEW
     outcomes["propensity"] = 1 / N_ARMS
+    outcomes["context"] = context_of(USERS.empty[0], START_MS)
     outcomes["decided_at_ms"] = START_MS
     state.learn(outcomes)
     beliefs = Beliefs.of("thompson", state.arrays())
-    chosen = plan(Explorer(1.0, rng), beliefs, found, rng, count=5)
+    chosen = plan(Explorer(1.0, rng), beliefs, found, count=5)
     assert set(chosen.arms) == {Arm.NEW}
     assert chosen.belief.means[Arm.NEW] > 0.5 > chosen.belief.means[Arm.ALS]
     assert chosen.told(0)["posterior_weight"] > 100
