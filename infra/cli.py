@@ -405,25 +405,26 @@ def evaluate_policy(
 ) -> None:
     """What would another policy have earned? Estimated from a log with propensities.
 
-    A slate tells how probable each arm was when it was shown. Rows that another policy would have
-    shown more often count for more: reward times (its probability / the logged one). So the
-    log of one policy answers for others that never served anybody.
+    A slate tells how probable each arm was when it was shown. Rows that another
+    policy would have shown more often count for more: reward times its
+    probability over the logged one. So the log of one policy answers for others
+    that never served anybody.
 
-    How to read the table: look at `effective` first: so many rows of equal weight would say as
-    much. Below a thousand, or with a largest weight in the hundreds, no value is worth a decision.
-    Then take snips and dr; where they disagree, trust neither. ips has no bias and the widest
-    interval; clipped-ips and switch-dr trade some bias for less of it; dm is the reward model's
-    opinion alone, and its interval knows nothing of the model's mistakes. The target `logged`
-    must give back what was observed.
+    Look at `effective` first: so many rows of equal weight would say as much.
+    Below a thousand, no value is worth a decision. Then take snips and dr; where
+    they disagree, trust neither. ips has no bias and the widest interval;
+    clipped-ips and switch-dr trade some bias for less of it. dm is the reward
+    model's opinion alone: its interval knows nothing of the model's mistakes.
+    The target `logged` must give back what was observed.
 
-    --target and --estimator may be given several times. `greedy` learns from the log's first half
-    and is tried on the second.
+    --target and --estimator may be given several times. `greedy` learns from the
+    first half of the log and is tried on the second. docs/off-policy.md has more.
 
-        headrace evaluate-policy --dataset open-bandit-men --behaviour random --target bts
+      headrace evaluate-policy --dataset open-bandit-men --target bts
 
-        headrace evaluate-policy --archive .headrace/lake --target greedy --target uniform
+      headrace evaluate-policy --archive .headrace/lake --target greedy
 
-        headrace evaluate-policy --target static --weight ranker=3 --weight trending=1
+      headrace evaluate-policy --target static --weight als=3 --weight trending=1
     """
     from infra import evaluate_policy as policies
     from infra.running import connected

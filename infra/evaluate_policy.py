@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from rich.table import Table
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
 
 from infra import topics
 from infra.archive import ARCHIVED
@@ -21,6 +22,7 @@ OPEN_BANDIT: Final = "open-bandit-men"
 FEW_REWARDED: Final = 1_000  # rewarded rows: their number alone is uncertain by 6 %
 FEW_EFFECTIVE: Final = 1_000
 UNSUPPORTED_ERRORS: Final = 4.0  # standard errors by which weights may miss an average of one
+NUMBERS: Final = ("value", "low", "high", "rows", "effective", "max w")
 TARGETS: Final = ("logged", "uniform", "static", "fixed:ACTION", "greedy", "bts", "random")
 
 
@@ -199,7 +201,11 @@ def _warnings_of_target(name: str, of: off_policy.Inputs) -> list[str]:
     found = []
     n, effective = len(of.weights), off_policy.effective_sample_size(of.weights)
     if effective < FEW_EFFECTIVE:
-        found.append(f"{name}: {n:,} rows say as much as {effective:,.0f} of weight one would")
+        weighed = int(((of.rewards > 0) & (of.weights > 0)).sum())
+        found.append(
+            f"{name}: {n:,} rows say as much as {effective:,.0f} of weight one would, and "
+            f"{weighed:,} rewarded ones have any weight: intervals are too narrow"
+        )
     mean, error = float(of.weights.mean()), float(of.weights.std()) / np.sqrt(n)
     if abs(mean - 1) > max(UNSUPPORTED_ERRORS * error, 1e-6):
         found.append(
@@ -215,23 +221,29 @@ def table_of(found: PolicyEvaluation) -> Table:
     for reason, n in found.left_out.items():
         caption += f"; left out: {n:,} {reason}"
     table = Table(
-        "target", "estimator", "value", "95 % interval", "rows", "effective", "largest weight",
-        title=f"{found.source}: {found.rows:,} rows of {found.slates:,} slates", caption=caption,
-    )  # fmt: skip
+        "target",
+        "estimator",
+        *(Column(name, justify="right") for name in NUMBERS),
+        title=f"{found.source}: {found.rows:,} rows of {found.slates:,} slates",
+        caption=caption,
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for target, estimates in found.estimates.items():
         for name, estimate in estimates.items():
             table.add_row(target, name, *_cells(estimate))
         table.add_section()
     for policy, estimate in found.on_policy.items():
-        table.add_row(policy, "its own log", *_cells(estimate))
+        table.add_row(policy, "own log", *_cells(estimate))
     return table
 
 
 def _cells(estimate: Estimate) -> list[str]:
     return [
         f"{estimate.value:.5f}",
-        f"{estimate.low:.5f} .. {estimate.high:.5f}",
+        f"{estimate.low:.5f}",
+        f"{estimate.high:.5f}",
         f"{estimate.n:,}",
-        f"{estimate.effective_n:,.0f}",
-        f"{estimate.max_weight:.2f}",
+        f"{estimate.effective_n:,.0f}" if estimate.max_weight else "-",  # the direct method
+        f"{estimate.max_weight:.2f}" if estimate.max_weight else "-",
     ]
