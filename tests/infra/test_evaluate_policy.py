@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.off_policy import GOLDEN, sample_folder
+from features.log import LogConfig, LogWriter
+from infra import topics
 from infra.cli import app, is_known
 from infra.evaluate_policy import weights_of
 from offline.logged_feedback import OffPolicyError
@@ -56,6 +58,21 @@ def test_the_table_warns_where_little_can_be_said(evaluate, lake_folder):
     assert answer.exit_code == 0, answer.output
     assert "fixed:ranker" in answer.output
     assert answer.output.count("careful") == 3  # few rewards; few rows of weight for either target
+
+
+def test_without_words_the_log_of_the_engine_is_read(evaluate, broker, topic_prefix, monkeypatch):
+    monkeypatch.setenv("HEADRACE_KAFKA__BOOTSTRAP", broker)
+    monkeypatch.setenv("HEADRACE_KAFKA__PREFIX", topic_prefix)
+    topics.ensure_topics({"bootstrap.servers": broker}, topics.topics(topic_prefix))
+    writer = LogWriter(LogConfig(broker))
+    for k in range(4):
+        slate, answer = impression(f"r{k}", ["als"], [0.5]), outcome(f"r{k}", 0, k % 2)
+        writer.append(f"{topic_prefix}impressions", b"ann", slate)
+        writer.append(f"{topic_prefix}outcomes", b"ann", answer)
+    writer.flush()
+    answer = evaluate("--target", "logged", "--estimator", "ips", "--bootstrap", 20, "--json")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)["estimates"]["logged"]["ips"]["value"] == 0.5
 
 
 @needs_sample
