@@ -187,7 +187,6 @@ class ClickLearner:
         for name, part in self._parts():
             part.restore(part_of(arrays, name))
         self._counts, self._block = np.asarray(counts, np.int64), np.asarray(block, np.float64)
-        self._model.set_pace(self._response.pace)
         self._events = []
 
 
