@@ -26,7 +26,9 @@ from benchmarks import common
 from infra.producers import data_folders
 from infra.settings import Settings
 from offline.datasets import CHINA, KuaiRand, find_data_folder
+from online_models.click_learning import BLOCK
 from online_models.click_model import ClickModel
+from online_models.drift import DriftMonitor
 from online_models.evaluation import log_losses
 
 HOUR_MS = 3_600_000
@@ -165,6 +167,18 @@ def play(exposures: Exposures) -> Run:
     return Run(exposures["time_ms"][start:], labels[start:], models, rows_per_s)
 
 
+def drifts_of(run: Run) -> int:
+    """Changes of the model's loss or of the click rate that detectors find in real traffic."""
+    monitor, found = DriftMonitor(), 0
+    everything = np.zeros((len(run.labels), 1), np.int64)
+    losses = log_losses(run.models["online"], run.labels)
+    for start in range(0, len(losses), BLOCK):
+        part = slice(start, start + BLOCK)
+        monitor.add(losses[part], run.labels[part], everything[part])
+        found += len(monitor.check(start))
+    return found
+
+
 def by_hour(run: Run, least: int = 50) -> tuple[list[datetime], dict[str, dict[str, list[float]]]]:
     """AUC and log loss of each hour with enough exposures, by model."""
     hours = run.time_ms // HOUR_MS
@@ -221,7 +235,8 @@ def main() -> None:
         figures[f"auc_{name}"] = round(auc(found, run.labels), 4)
         figures[f"log_loss_{name}"] = round(float(log_losses(found, run.labels).mean()), 4)
     figures |= {"auc_gain_low": round(low, 4), "auc_gain_high": round(high, 4)}
-    figures |= {"learnt_per_cpu_s": round(run.rows_per_s), "picture": str(PICTURE)}
+    figures["drifts_found"] = drifts_of(run)
+    figures |= {"learnt_per_cpu_s": round(run.rows_per_s), "picture": PICTURE.name}
     load = {"exposures": len(exposures["time_ms"]), "measured": len(run.labels)}
     common.report("online_model", load, figures)
 

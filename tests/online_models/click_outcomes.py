@@ -22,7 +22,7 @@ def outcomes_of(
     bias: float = -1.0,
     n_items: int = 300,
 ) -> NDArray[np.void]:
-    """`(n,) OUTCOME` records of slates of ten slots; half of the clicked ones have a watch share."""
+    """`(n,) OUTCOME` records of slates of ten slots; half of the clicks have a watch share."""
     found = np.zeros(n, OUTCOME)
     n_slates = -(-n // SLOTS)
     found["features"] = rng.normal(size=found["features"].shape)
@@ -35,11 +35,18 @@ def outcomes_of(
     items = np.random.default_rng(9).integers(1, 2**63, n_items)
     found["item"] = items[rng.integers(0, n_items, n)]
     found["arm"] = rng.integers(0, N_ARMS, n)
-    logits = columns_of(found["features"], found["slot"]) @ weights + bias
-    found["label"] = rng.random(n) < 1.0 / (1.0 + np.exp(-logits))
+    found["label"] = rng.random(n) < chances_of(found, weights, bias)
     known = found["label"] & (rng.random(n) < 0.5)
     found["watch_share"] = np.where(known, rng.random(n), -1.0)
     return found
+
+
+def chances_of(
+    outcomes: NDArray[np.void], weights: NDArray[np.float64] = USUAL, bias: float = -1.0
+) -> NDArray[np.float64]:
+    """The true probabilities of a click."""
+    logits = columns_of(outcomes["features"], outcomes["slot"]) @ weights + bias
+    return np.asarray(1.0 / (1.0 + np.exp(-logits)))
 
 
 def in_batches(
