@@ -182,7 +182,10 @@ def drifts_of(run: Run) -> int:
 def by_hour(run: Run, least: int = 50) -> tuple[list[datetime], dict[str, dict[str, list[float]]]]:
     """AUC and log loss of each hour with enough exposures, by model."""
     hours = run.time_ms // HOUR_MS
-    moments, series = [], {name: {"auc": [], "log_loss": []} for name in ("online", "frozen")}
+    moments: list[datetime] = []
+    series: dict[str, dict[str, list[float]]] = {
+        name: {"auc": [], "log_loss": []} for name in ("online", "frozen")
+    }
     for hour in np.unique(hours).tolist():
         rows = hours == hour
         if rows.sum() < least:

@@ -13,6 +13,7 @@ Scaled values are cut at five deviations, so that no single row can throw the we
 is not a number counts as the usual one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
@@ -22,13 +23,10 @@ from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing, utils
 
 from features.model_snapshot import Arrays
-from online_models.click_features import COLUMNS, N_FEATURES, features_of
-from online_models.item_rates import ItemRates
-from online_models.state import checked, part_of
+from online_models.click_scorer import inverse_deviations, scale, sigmoid
+from online_models.state import checked
 
 SCALED_FIRST: Final = 512
-MOST_DEVIATIONS: Final = 5.0
-NO_SHARE: Final = -1.0  # below zero: the watch share is not known
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _ONE_IN_16: Final = np.uint64(60)  # of 64 bits, four are left
 
@@ -45,11 +43,11 @@ class ClickSettings:
 
     first_rate: float = 0.02
     last_rate: float = 0.002
-    watch_share: float = 0.2  # of these rates, for watch shares: squared loss has longer gradients
+    watch_factor: float = 0.2  # of these rates, for watch shares: squared loss has longer gradients
 
     def rate(self, n: float, pace: float) -> float:
         """The click model's step at row n, at a multiple of the usual pace."""
-        return pace * max(self.last_rate, self.first_rate / (1.0 + n / 256.0) ** 0.5)
+        return pace * max(self.last_rate, self.first_rate / math.sqrt(1.0 + n / 256.0))
 
 
 class ClickModel:
@@ -81,7 +79,7 @@ class ClickModel:
         settings = self._settings
         for model, rate in (
             (self._click, settings.rate(n, self._pace)),
-            (self._watch, settings.rate(n, 1.0) * settings.watch_share),
+            (self._watch, settings.rate(n, 1.0) * settings.watch_factor),
         ):
             model.optimizer.lr = model.intercept_lr = optim.schedulers.Constant(rate)
 
@@ -179,77 +177,3 @@ def _is_measured(n_before: int, n: int) -> Bools:
     """Which of the next n rows the scaler learns; spread so that no length of slates matters."""
     counts = np.arange(n_before, n_before + n, dtype=np.uint64)
     return np.asarray((counts < SCALED_FIRST) | ((counts * _GOLDEN) >> _ONE_IN_16 == 0))
-
-
-def inverse_deviations(variances: Floats) -> Floats:
-    """1 / deviation; 0 where a column does not vary, as in River."""
-    varies = variances > 0.0
-    return np.where(varies, 1.0 / np.sqrt(np.where(varies, variances, 1.0)), 0.0)
-
-
-def scale(rows: Floats, mean: Floats, inverse: Floats) -> Floats:
-    """Rows in deviations from the mean, cut; what is not a number counts as the mean."""
-    scaled = (rows - mean) * inverse
-    np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS, out=scaled)
-    if not np.isfinite(scaled.sum()):
-        np.nan_to_num(scaled, copy=False, nan=0.0)
-    return scaled
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + e^-x), elementwise."""
-    return np.asarray(1.0 / (1.0 + np.exp(-x)))
-
-
-@dataclass(frozen=True, slots=True)
-class ClickScorer:
-    """What servers do with the learned arrays: plain NumPy, about 0.3 us a title. Immutable.
-
-    While `falls_back`, the model is known to do worse than the plain rates of titles, which then
-    answer in its place.
-    """
-
-    mean: Floats
-    inverse: Floats
-    click: Floats  # weights of the features, then the intercept
-    watch: Floats
-    rates: ItemRates
-    falls_back: bool
-
-    @classmethod
-    def of(cls, arrays: Arrays) -> "ClickScorer":
-        """From the arrays of a `ClickLearner`. Raises SnapshotError."""
-        found, p = part_of(arrays, "click"), len(COLUMNS)
-        mean, variance = (
-            cast(Floats, checked(found, name, (p,)))[:N_FEATURES] for name in ("mean", "variance")
-        )
-        click, watch = (
-            np.delete(cast(Floats, checked(found, name, (p + 1,))), np.arange(N_FEATURES, p))
-            for name in ("click", "watch")
-        )
-        rates = ItemRates()
-        rates.restore(part_of(arrays, "rates"))
-        falls_back = bool(checked(arrays, "response.falls_back", (1,), np.bool_)[0])
-        return cls(mean, inverse_deviations(variance), click, watch, rates, falls_back)
-
-    def click_probabilities(
-        self, features: NDArray[np.float32], items: NDArray[np.uint64] | None = None
-    ) -> Floats:
-        """`(n,)` probabilities of a click for `(n, N_COLUMNS)` vectors in the usual slot.
-
-        `items`, `(n,)` hashes of the titles, are looked at only while `falls_back`: without them
-        all titles then have the rate of all.
-        """
-        if self.falls_back:
-            if items is None:
-                return np.full(len(features), self.rates.global_rate)
-            return self.rates.rates_of(items)
-        return sigmoid(self._scaled(features) @ self.click[:-1] + self.click[-1])
-
-    def watch_shares(self, features: NDArray[np.float32]) -> Floats:
-        """`(n,)` expected watched shares, cut to 0..1."""
-        shares = self._scaled(features) @ self.watch[:-1] + self.watch[-1]
-        return np.asarray(np.clip(shares, 0.0, 1.0))
-
-    def _scaled(self, features: NDArray[np.float32]) -> Floats:
-        return scale(features_of(features), self.mean, self.inverse)

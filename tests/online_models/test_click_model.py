@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from river import linear_model, optim, preprocessing
 from features.model_snapshot import SnapshotError, pack, require_finite, unpack
 from online_models.click_features import COLUMNS, N_FEATURES, columns_of, features_of
 from online_models.click_learning import ClickLearner, ClickLearningSettings
-from online_models.click_model import ClickModel, ClickScorer, ClickSettings
+from online_models.click_model import ClickModel, ClickSettings
+from online_models.click_scorer import ClickScorer
 from online_models.drift import ResponseSettings
 from online_models.evaluation import log_losses
 from tests.online_models.click_outcomes import chances_of, in_batches, outcomes_of
@@ -212,6 +215,11 @@ def test_the_model_beats_both_baselines_where_features_matter(rng):
     assert found["click_model"].roc_auc > found["item_rate"].roc_auc + 0.15
     assert found["click_model"].calibration_error < 0.02
     assert found["global_rate"].calibration_error < 0.02
+
+
+def test_servers_score_without_river():
+    code = "import sys, online_models.click_scorer; sys.exit('river' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_columns_are_those_named_and_the_slot(rng):

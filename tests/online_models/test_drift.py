@@ -10,12 +10,12 @@ from online_models.evaluation import log_losses
 from online_models.segments import SEGMENTS, segments_of
 from tests.online_models.click_outcomes import USUAL, outcomes_of
 
-CHANGE_AT = 20_096
+CHANGE_AT = 12_032
 WITH = ClickLearningSettings(challengers=False)
 WITHOUT = ClickLearningSettings(challengers=False, responds=False)
 
 
-def played(settings, planted, n_after=8_000):
+def played(settings, planted, n_after=6_000):
     """Drifts before and after the change of taste, and the loss of late after each thousand."""
     rng = np.random.default_rng(3)
     learner, losses = ClickLearner(settings), []
