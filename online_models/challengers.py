@@ -121,7 +121,9 @@ class TreeChallenger:
 
     @staticmethod
     def _seed() -> tree.HoeffdingTreeClassifier:
-        return tree.HoeffdingTreeClassifier(grace_period=64, delta=1e-3, leaf_prediction="mc")
+        return tree.HoeffdingTreeClassifier(
+            grace_period=50, delta=0.05, tau=0.1, leaf_prediction="mc"
+        )
 
     @staticmethod
     def _named(row: NDArray[np.float16]) -> dict[int, float]:

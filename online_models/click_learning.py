@@ -59,6 +59,7 @@ class ClickReport:
 
     learnt: int
     left_alone: int
+    drifts: int  # found so far
     pace: float  # of learning; above 1 after a drift
     falls_back: bool  # the plain rates of titles are served
     recent_log_loss: float  # of the click model; NaN before any outcome
@@ -84,7 +85,7 @@ class ClickLearner:
         self._sampled = WindowedMetrics(SAMPLED_SERIES, SEGMENTS[:1])
         self._monitor = DriftMonitor()
         self._response = Response(self._settings.response)
-        self._counts = np.zeros(2, np.int64)  # learnt, left alone
+        self._counts = np.zeros(3, np.int64)  # learnt, left alone, drifts
         self._block = np.zeros(3)  # outcomes measured in this block; losses of model and rates
         self._events: list[DriftEvent] = []
 
@@ -144,16 +145,18 @@ class ClickLearner:
         self._response.add(of_model, of_item, int(n))
         for event in self._monitor.check(offset):
             self._events.append(event)
+            self._counts[2] += 1
             if self._settings.responds:
                 self._response.on(event)
         self._model.set_pace(self._response.pace)
 
     def report(self) -> ClickReport:
         """Figures of the window that ends now."""
-        learnt, left_alone = self._counts.tolist()
+        learnt, left_alone, drifts = self._counts.tolist()
         return ClickReport(
             learnt,
             left_alone,
+            drifts,
             self._response.pace,
             self._response.falls_back,
             *self._response.losses(),
@@ -182,12 +185,11 @@ class ClickLearner:
 
     def restore(self, arrays: Arrays) -> None:
         """The state of `arrays()` at that moment, bit for bit. Raises SnapshotError."""
-        counts = checked(arrays, "counts", (2,), np.int64)
+        counts = checked(arrays, "counts", (3,), np.int64)
         block = checked(arrays, "block", (3,))
         for name, part in self._parts():
             part.restore(part_of(arrays, name))
         self._counts, self._block = np.asarray(counts, np.int64), np.asarray(block, np.float64)
-        self._model.set_pace(self._response.pace)
         self._events = []
 
 

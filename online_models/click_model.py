@@ -13,6 +13,7 @@ Scaled values are cut at five deviations, so that no single row can throw the we
 is not a number counts as the usual one.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, cast
@@ -22,13 +23,10 @@ from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing, utils
 
 from features.model_snapshot import Arrays
-from online_models.click_features import COLUMNS, N_FEATURES, features_of
-from online_models.item_rates import ItemRates
-from online_models.state import checked, part_of
+from online_models.click_scorer import inverse_deviations, scale, sigmoid
+from online_models.state import checked
 
 SCALED_FIRST: Final = 512
-MOST_DEVIATIONS: Final = 5.0
-NO_SHARE: Final = -1.0  # below zero: the watch share is not known
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _ONE_IN_16: Final = np.uint64(60)  # of 64 bits, four are left
 
@@ -38,10 +36,18 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class ClickSettings:
-    """Steps of stochastic gradient descent, constant: what is old is forgotten."""
+    """Steps of stochastic gradient descent: `first_rate / sqrt(1 + n / 256)` for row n.
 
-    click_rate: float = 0.01
-    watch_rate: float = 0.002
+    Never below the last rates: what is old is forgotten. Tuned on KuaiRand, see the benchmark.
+    """
+
+    first_rate: float = 0.02
+    last_rate: float = 0.002
+    watch_factor: float = 0.2  # of these rates, for watch shares: squared loss has longer gradients
+
+    def rate(self, n: float, pace: float) -> float:
+        """The click model's step at row n, at a multiple of the usual pace."""
+        return pace * max(self.last_rate, self.first_rate / math.sqrt(1.0 + n / 256.0))
 
 
 class ClickModel:
@@ -54,7 +60,6 @@ class ClickModel:
         self.names = tuple(names)
         self._settings = settings or ClickSettings()
         self._n = 0
-        self._scaler = preprocessing.StandardScaler()
         nothing = np.zeros(len(self.names))
         self._load_scaler(0, nothing, nothing)
         self._click = linear_model.LogisticRegression()
@@ -65,12 +70,18 @@ class ClickModel:
 
     def set_pace(self, factor: float) -> None:
         """The click model's steps from now on, as a multiple of the settings' own."""
+        self._pace = factor
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        """To be called whenever the scaler has learnt: its count is the clock of the rates."""
+        n = min(self._n_scaled, SCALED_FIRST) + 16 * max(self._n_scaled - SCALED_FIRST, 0)
+        settings = self._settings
         for model, rate in (
-            (self._click, self._settings.click_rate * factor),
-            (self._watch, self._settings.watch_rate),
+            (self._click, settings.rate(n, self._pace)),
+            (self._watch, settings.rate(n, 1.0) * settings.watch_factor),
         ):
-            model.optimizer = optim.SGD(rate)
-            model.intercept_lr = optim.schedulers.Constant(rate)
+            model.optimizer.lr = model.intercept_lr = optim.schedulers.Constant(rate)
 
     def learn(self, rows: Floats, labels: Bools, shares: Floats) -> Floats:
         """Learns `(n, p)` rows in order; gives the click probabilities before each was learnt.
@@ -106,6 +117,8 @@ class ClickModel:
         if np.isfinite(row).all():
             self._scaler.learn_one(dict(zip(self.names, row.tolist(), strict=True)))
             self._read_scaler()
+            self._n_scaled += 1
+            self._set_rates()
 
     def _read_scaler(self) -> None:
         self._mean = np.array([self._scaler.means[name] for name in self.names])
@@ -113,7 +126,8 @@ class ClickModel:
         self._inverse = inverse_deviations(variances)
 
     def _load_scaler(self, count: int, means: Floats, variances: Floats) -> None:
-        scaler = self._scaler
+        self._scaler = scaler = preprocessing.StandardScaler()
+        self._n_scaled = count
         scaler.counts.update(dict.fromkeys(self.names, count))
         scaler.means.update(zip(self.names, means.tolist(), strict=True))
         scaler.vars.update(zip(self.names, variances.tolist(), strict=True))
@@ -129,10 +143,11 @@ class ClickModel:
         return np.array([*(weights[name] for name in self.names), model.intercept])
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """`mean`, `variance` `(p,)`; `click`, `watch` `(p + 1,)`, the intercept last; `counts`."""
+        """`mean`, `variance` `(p,)`; `click`, `watch` `(p + 1,)`, the intercept last; counters."""
         scaler, names = self._scaler, self.names
         return {
-            "counts": np.array([self._n, scaler.counts[names[0]]], np.int64),
+            "counts": np.array([self._n, self._n_scaled], np.int64),
+            "pace": np.array([self._pace]),
             "mean": np.array([scaler.means[name] for name in names]),
             "variance": np.array([scaler.vars[name] for name in names]),
             "click": self._weights_of(self._click),
@@ -145,11 +160,12 @@ class ClickModel:
         counts = checked(arrays, "counts", (2,), np.int64)
         mean, variance = checked(arrays, "mean", (p,)), checked(arrays, "variance", (p,))
         click, watch = checked(arrays, "click", (p + 1,)), checked(arrays, "watch", (p + 1,))
+        pace = float(cast(Floats, checked(arrays, "pace", (1,)))[0])
         self._n = int(counts[0])
-        self._scaler = preprocessing.StandardScaler()
         self._load_scaler(int(counts[1]), cast(Floats, mean), cast(Floats, variance))
         self._load(self._click, cast(Floats, click[:-1]), float(click[-1]))
         self._load(self._watch, cast(Floats, watch[:-1]), float(watch[-1]))
+        self.set_pace(pace)
 
     def probabilities(self, rows: Floats) -> Floats:
         """`(n,)` click probabilities of `(n, p)` rows as of now; nothing is learnt."""
@@ -161,77 +177,3 @@ def _is_measured(n_before: int, n: int) -> Bools:
     """Which of the next n rows the scaler learns; spread so that no length of slates matters."""
     counts = np.arange(n_before, n_before + n, dtype=np.uint64)
     return np.asarray((counts < SCALED_FIRST) | ((counts * _GOLDEN) >> _ONE_IN_16 == 0))
-
-
-def inverse_deviations(variances: Floats) -> Floats:
-    """1 / deviation; 0 where a column does not vary, as in River."""
-    varies = variances > 0.0
-    return np.where(varies, 1.0 / np.sqrt(np.where(varies, variances, 1.0)), 0.0)
-
-
-def scale(rows: Floats, mean: Floats, inverse: Floats) -> Floats:
-    """Rows in deviations from the mean, cut; what is not a number counts as the mean."""
-    scaled = (rows - mean) * inverse
-    np.clip(scaled, -MOST_DEVIATIONS, MOST_DEVIATIONS, out=scaled)
-    if not np.isfinite(scaled.sum()):
-        np.nan_to_num(scaled, copy=False, nan=0.0)
-    return scaled
-
-
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + e^-x), elementwise."""
-    return np.asarray(1.0 / (1.0 + np.exp(-x)))
-
-
-@dataclass(frozen=True, slots=True)
-class ClickScorer:
-    """What servers do with the learned arrays: plain NumPy, about 0.3 us a title. Immutable.
-
-    While `falls_back`, the model is known to do worse than the plain rates of titles, which then
-    answer in its place.
-    """
-
-    mean: Floats
-    inverse: Floats
-    click: Floats  # weights of the features, then the intercept
-    watch: Floats
-    rates: ItemRates
-    falls_back: bool
-
-    @classmethod
-    def of(cls, arrays: Arrays) -> "ClickScorer":
-        """From the arrays of a `ClickLearner`. Raises SnapshotError."""
-        found, p = part_of(arrays, "click"), len(COLUMNS)
-        mean, variance = (
-            cast(Floats, checked(found, name, (p,)))[:N_FEATURES] for name in ("mean", "variance")
-        )
-        click, watch = (
-            np.delete(cast(Floats, checked(found, name, (p + 1,))), np.arange(N_FEATURES, p))
-            for name in ("click", "watch")
-        )
-        rates = ItemRates()
-        rates.restore(part_of(arrays, "rates"))
-        falls_back = bool(checked(arrays, "response.falls_back", (1,), np.bool_)[0])
-        return cls(mean, inverse_deviations(variance), click, watch, rates, falls_back)
-
-    def click_probabilities(
-        self, features: NDArray[np.float32], items: NDArray[np.uint64] | None = None
-    ) -> Floats:
-        """`(n,)` probabilities of a click for `(n, N_COLUMNS)` vectors in the usual slot.
-
-        `items`, `(n,)` hashes of the titles, are looked at only while `falls_back`: without them
-        all titles then have the rate of all.
-        """
-        if self.falls_back:
-            if items is None:
-                return np.full(len(features), self.rates.global_rate)
-            return self.rates.rates_of(items)
-        return sigmoid(self._scaled(features) @ self.click[:-1] + self.click[-1])
-
-    def watch_shares(self, features: NDArray[np.float32]) -> Floats:
-        """`(n,)` expected watched shares, cut to 0..1."""
-        shares = self._scaled(features) @ self.watch[:-1] + self.watch[-1]
-        return np.asarray(np.clip(shares, 0.0, 1.0))
-
-    def _scaled(self, features: NDArray[np.float32]) -> Floats:
-        return scale(features_of(features), self.mean, self.inverse)

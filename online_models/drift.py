@@ -59,7 +59,7 @@ class Detector:
     >>> any(detector.update(x % 2) for x in range(200))
     False
     >>> next(n for n in range(200) if detector.update(4.0))
-    2
+    3
     """
 
     N_STATE: Final = 10 + N_RECENT

@@ -1,10 +1,10 @@
 """How good probabilities were before their outcomes were learnt: test, then train, in windows.
 
 The window is made of four panes of 4,096 outcomes; when one is full the oldest is emptied. So it
-holds between 12,288 and 16,384 outcomes, and memory is fixed: some 250 bytes for each pane, series
+holds between 12,288 and 16,384 outcomes, and memory is fixed: some 400 bytes for each pane, series
 and segment. Panes are counted by outcomes, never by a clock: they too are a function of the log.
 
-ROC AUC comes from histograms of the logit in 32 bins, ties counted half; calibration error is the
+ROC AUC comes from histograms of the logit in 64 bins, ties counted half; calibration error is the
 mean distance between predicted and true rates in 10 bins of equal width, weighted by their size.
 """
 
@@ -24,8 +24,9 @@ from online_models.state import checked
 N_PANES: Final = 4
 PANE: Final = 4_096  # outcomes; counts of a pane are 16 bits
 N_BINS: Final = 10
-N_LOGITS: Final = 32
-MOST_LOGIT: Final = 8.0
+N_LOGITS: Final = 64
+LEAST_LOGIT: Final = -7.0  # a probability of 0.0009
+MOST_LOGIT: Final = 5.0  # of 0.993
 LEAST: Final = 1e-6  # probabilities are cut here, so that one surprise is worth 14 at most
 
 Floats = NDArray[np.float64]
@@ -116,7 +117,8 @@ def _add(pane: Rows, probabilities: Floats, labels: Bools, segments: Segments) -
             p, label = probabilities[s, i], np.int64(labels[i])
             cut = min(max(p, LEAST), 1.0 - LEAST)
             loss = -math.log(cut if labels[i] else 1.0 - cut)
-            logit = (math.log(cut / (1.0 - cut)) + MOST_LOGIT) * (N_LOGITS / (2.0 * MOST_LOGIT))
+            above = math.log(cut / (1.0 - cut)) - LEAST_LOGIT
+            logit = above * (N_LOGITS / (MOST_LOGIT - LEAST_LOGIT))
             place = min(max(int(logit), 0), N_LOGITS - 1)
             percent = min(int(p * N_BINS), N_BINS - 1)
             for k in segments[i]:

@@ -34,7 +34,8 @@ class ItemRates:
     @property
     def global_rate(self) -> float:
         """Clicks among showings of late; 0.5 before the first."""
-        return float(_global_rate(self._totals))
+        shown, clicks = self._totals.tolist()
+        return float((clicks + 0.5) / (shown + 1.0))
 
     def learn(
         self, items: NDArray[np.uint64], labels: NDArray[np.bool_], is_new: NDArray[np.bool_]
@@ -70,11 +71,6 @@ class ItemRates:
 
 
 @compiled
-def _global_rate(totals: Floats) -> float:
-    return float((totals[1] + 0.5) / (totals[0] + 1.0))
-
-
-@compiled
 def _learn(
     places: Rows,
     totals: Floats,
@@ -86,7 +82,7 @@ def _learn(
 ) -> None:
     for i in range(len(items)):
         place = places[np.int64(items[i] % np.uint64(len(places)))]
-        rate = _global_rate(totals)
+        rate = (totals[1] + 0.5) / (totals[0] + 1.0)  # as `global_rate`
         everything[i] = rate
         known = place["item"] == items[i]
         shown, clicks = (place["shown"], place["clicks"]) if known else (0.0, 0.0)
