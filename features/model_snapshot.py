@@ -24,6 +24,10 @@ class SnapshotError(Exception):
     """A version that must not be used; the text says why."""
 
 
+class ChecksumError(SnapshotError):
+    """The payload is not what was written."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSnapshot:
     """Learned state as of a place in the log of learning. `arrays` is not to be written to."""
@@ -69,7 +73,7 @@ def unpack(payload: bytes, sha256: bytes) -> dict[str, NDArray[np.generic]]:
             f"payload must be at most {MAX_PAYLOAD_BYTES} bytes; got {len(payload)}"
         )
     if hashlib.sha256(payload).digest() != sha256:
-        raise SnapshotError("sha256 must be that of the payload; it is not")
+        raise ChecksumError("sha256 must be that of the payload; it is not")
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}

@@ -38,7 +38,9 @@ features_app = typer.Typer(help="The catalogue of features.", no_args_is_help=Tr
 feast_app = typer.Typer(help="Features by Feast's own API.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_help=True)
 user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
+models_app = typer.Typer(help="Versions of learned state.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
+app.add_typer(models_app, name="models")
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
@@ -58,8 +60,10 @@ KNOWN_TROUBLES = {
     "features.bundle_format": ("BundleError",),
     "features.lake": ("LakeError",),
     "features.log": ("LogError",),
+    "features.model_snapshot": ("SnapshotError",),
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
+    "infra.models": ("ModelsError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
     "infra.running": ("NotRunningError",),
@@ -167,6 +171,26 @@ def stream_archive() -> None:
     run_archive_flow(settings, stop)
 
 
+@stream_app.command("learning")
+def stream_learning() -> None:
+    """Runs the learning flow: outcomes to versions of learned state, at most a second later.
+
+    HEADRACE_LEARNING__PUBLISH_EVERY_S is the time between versions, HEADRACE_LEARNING__KEEP_EVERY_S
+    that between versions which `headrace models rollback` can go back to.
+    """
+    from infra.learning import run_learning_flow
+    from infra.running import connected
+    from infra.telemetry import configure_logging, serve_metrics
+
+    configure_logging("learning")
+    settings = connected(Settings())
+    serve_metrics(settings.metrics.host, settings.metrics.learning_port)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    run_learning_flow(settings, stop)
+
+
 @app.command()
 def serve() -> None:
     """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""
@@ -187,7 +211,7 @@ def up(
     ] = "",
     archive: Annotated[bool, typer.Option("--archive", help="Run the archive flow, too.")] = False,
 ) -> None:
-    """Starts broker, Redis, the features flow and the server on this machine."""
+    """Starts broker, Redis, the features flow, the learning flow and the server here."""
     from infra import running
 
     settings = Settings()
@@ -571,6 +595,80 @@ def erase_user(
 
     position = erase(connected(Settings()), user_id, profile)
     console.print(f"forgotten from {position.topic}/{position.partition} at {position.offset} on")
+
+
+@models_app.command("list")
+def list_models(as_json: JsonFlag = False) -> None:
+    """Lists the versions that can be gone back to, and which one is in use."""
+    from infra.models import list_versions
+    from infra.running import connected
+
+    rows = list_versions(connected(Settings()))
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))  # noqa: T201 (the answer itself)
+        return
+    columns = ("sequence", "age s", "outcomes", "bytes", "restored from", "in use", "problem")
+    table = Table(*columns, title="versions of learned state")
+    for row in rows:
+        table.add_row(
+            str(row.sequence), f"{row.age_s:,.1f}", f"{row.outcomes:,}", f"{row.bytes:,}",
+            str(row.restored_from or ""), "yes" if row.in_use else "", escape(row.problem),
+        )  # fmt: skip
+    console.print(table)
+
+
+@models_app.command("show")
+def show_model(
+    sequence: Annotated[int, typer.Argument(help="of the version, see `models list`", min=1)],
+    as_json: JsonFlag = False,
+) -> None:
+    """Shows a version: its arrays, and what it knows of arms in the busiest contexts."""
+    from infra.models import show_version
+    from infra.running import connected
+
+    shown = show_version(connected(Settings()), sequence)
+    if as_json:
+        print(json.dumps(asdict(shown), indent=2))  # noqa: T201 (the answer itself)
+        return
+    version = shown.version
+    console.print(
+        f"version {version.sequence}, {version.outcomes:,} outcomes, {version.bytes:,} bytes, "
+        f"feature version {shown.feature_version}"
+        + (f", restored from {version.restored_from}" if version.restored_from else "")
+    )
+    table = Table("array", "shape", "type", "least", "mean", "most")
+    for array in shown.arrays:
+        table.add_row(
+            array.name, "x".join(map(str, array.shape)) or "1", array.dtype,
+            f"{array.least:,.4g}", f"{array.mean:,.4g}", f"{array.most:,.4g}",
+        )  # fmt: skip
+    console.print(table)
+    arms = Table("context", "arm", "slots", "share", "mean reward", title="arms by context")
+    for arm in shown.arms:
+        arms.add_row(
+            arm.context, arm.arm, f"{arm.slots:,}", f"{arm.share:.3f}", f"{arm.mean_reward:+.3f}"
+        )
+    console.print(arms)
+
+
+@models_app.command("rollback")
+def roll_back_models(
+    sequence: Annotated[int, typer.Argument(help="a version of `models list`", min=1)],
+    reason: Annotated[str, typer.Option(help="why; it stays in the log of learning")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Goes back to an earlier version: servers at once, learners too, and on from there."""
+    from infra.models import roll_back
+    from infra.running import connected
+
+    done = roll_back(connected(Settings()), sequence, reason)
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))  # noqa: T201 (the answer itself)
+        return
+    console.print(
+        f"ordered at {done.order.topic}/{done.order.partition} offset {done.order.offset}; "
+        f"servers are given version {done.sequence}, which is {done.restored_from} again"
+    )
 
 
 @features_app.command("docs")

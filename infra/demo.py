@@ -59,6 +59,7 @@ def run_demo(settings: Settings, name: str, console: Console) -> dict[str, Any]:
         source = choose_dataset(settings, name, console)
         history = fill(stack, source, console)
         stack.start_features()
+        stack.start_learning()
         stack.start_serve()
         live = stream_live(stack, source, console)
         summary = {

@@ -17,6 +17,7 @@ from infra.stack import RUN_FILE, START_TIMEOUT_S, Stack, is_ready
 
 STOP_TIMEOUT_S = 30.0
 WATCH_EVERY_S = 1.0
+NEEDED = {"features", "learning", "serve"}  # processes without which a stack is not healthy
 AUTO = "auto"  # the main dataset, or the simulation where it is not here
 
 
@@ -35,6 +36,7 @@ def run(settings: Settings, dataset: str, console: Console) -> None:
             source = choose_dataset(settings, "" if dataset == AUTO else dataset, console)
             fill(stack, source, console, share=1.0)
         stack.start_features()
+        stack.start_learning()
         stack.start_serve()
         if settings.archive.enabled:
             stack.start_archive()
@@ -127,7 +129,7 @@ def read_status(home: Path) -> dict[str, Any]:
     addresses = {name: address for name, address in found["addresses"].items() if address}
     addresses |= {f"metrics_{name}": url for name, url in metrics.items()}
     names = {process["name"] for process in processes}
-    healthy = all(p["healthy"] for p in processes) and {"features", "serve"} <= names
+    healthy = all(p["healthy"] for p in processes) and names >= NEEDED
     return {"healthy": healthy, "processes": processes, "addresses": addresses}
 
 

@@ -12,6 +12,7 @@ from features.partition_reads import read_priors
 from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
 from features.store import GLOBALS, ITEMS, USERS
 from infra import topics
+from infra.learned_parts import readers
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
@@ -19,6 +20,7 @@ from serving.admin import AdminServicer, Eraser
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import Catalogue
 from serving.mirror import ItemMirror, MirrorFollower
+from serving.model_mirror import ModelMirror
 from serving.recommender import Recommender
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -46,6 +48,8 @@ async def _serve(settings: Settings) -> None:
     mirror = ItemMirror(table.ids)
     follower = _follower(settings, mirror, clock)
     follower.start()
+    models = ModelMirror(kafka, prefix + topics.MODELS, readers(), WallClock())
+    models.start()
     recommender = Recommender(table, mirror, _bundle(settings), refresh_ms=CHARTS_EVERY_MS)
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
@@ -95,6 +99,7 @@ async def _serve(settings: Settings) -> None:
     finally:
         READY.set(0)
         follower.stop()
+        models.stop()
         await tracker.close()
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
             await asyncio.to_thread(ledger_writer.close, 1.0)

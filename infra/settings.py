@@ -80,6 +80,17 @@ class ArchiveSettings(Section):
     accept_gap: bool = Field(False, description="go on where the log lost records unarchived")
 
 
+class LearningSettings(Section):
+    """The learning flow: outcomes to versions of learned state."""
+
+    group: str = Field("headrace-learning", description="consumer group, for tools that watch lag")
+    publish_every_s: float = Field(
+        0.25, gt=0, le=1, description="seconds between versions at least"
+    )
+    keep_every_s: float = Field(60.0, ge=1, le=86_400, description="between versions to go back to")
+    accept_gap: bool = Field(False, description="go on where the log lost outcomes unlearnt")
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
@@ -87,6 +98,7 @@ class MetricsSettings(Section):
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     archive_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    learning_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
 
 class Settings(BaseSettings):
@@ -101,6 +113,7 @@ class Settings(BaseSettings):
     stream: StreamSettings = StreamSettings()
     serving: ServingSettings = ServingSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    learning: LearningSettings = LearningSettings()
     metrics: MetricsSettings = MetricsSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")

@@ -1,6 +1,6 @@
 """The whole system on one machine: servers and processes, started in order, kept alive, stopped.
 
-    broker, Redis -> topics -> features flow -> serve
+    broker, Redis -> topics -> features flow -> learning flow -> serve
 
 The embedded broker forgets its log when it ends, so it and the embedded Redis go and come together:
 positions in rows must never speak of a log that is gone.
@@ -152,6 +152,13 @@ class Stack:
             "HEADRACE_ARCHIVE__FOLDER": self.addresses.lake,
         }
         self._start("archive", ["stream", "archive"], environment)
+
+    def start_learning(self) -> None:
+        """Starts the learning flow and waits until it reads."""
+        port = self._settings.metrics.learning_port or free_port()
+        self.addresses.metrics["learning"] = self._metrics_url(port)
+        environment = {"HEADRACE_METRICS__LEARNING_PORT": str(port)}
+        self._start("learning", ["stream", "learning"], environment)
 
     def _metrics_url(self, port: int) -> str:
         host = self._settings.metrics.host

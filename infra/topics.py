@@ -49,6 +49,7 @@ class Topic:
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = 14 * _DAY_MS
     max_message_bytes: int = _MIB
+    segment_bytes: int | None = None  # of a file of the log; only whole ones are compacted
 
     def config(self) -> dict[str, str]:
         """The topic's settings in the broker's words."""
@@ -58,6 +59,7 @@ class Topic:
             retention: str(self.retention_ms),
             "max.message.bytes": str(self.max_message_bytes),
             "message.timestamp.type": "LogAppendTime",
+            **({} if self.segment_bytes is None else {"segment.bytes": str(self.segment_bytes)}),
         }
 
 
@@ -78,7 +80,7 @@ def topics(prefix: str = "", partitions: int = DEFAULT_PARTITIONS) -> tuple[Topi
         Topic(prefix + CATALOG, 1, "compact", 7 * _DAY_MS),
         Topic(prefix + OUTCOMES, 1),
         Topic(prefix + ITEM_UPDATES, 1, "delete", _DAY_MS, 8 * _MIB),
-        Topic(prefix + MODELS, 1, "compact", 7 * _DAY_MS, 8 * _MIB),
+        Topic(prefix + MODELS, 1, "compact", 7 * _DAY_MS, 8 * _MIB, segment_bytes=64 * _MIB),
         Topic(prefix + DEAD_LETTERS, 1, "delete", 28 * _DAY_MS, 2 * _MIB),
         Topic(prefix + ERASURES, 1, "compact", 7 * _DAY_MS),
     )

@@ -29,6 +29,24 @@ MIRROR_ITEMS = Counter("headrace_serving_mirror_items", "Item rows taken over fr
 MIRROR_UNKNOWN = Counter("headrace_serving_mirror_unknown", "Updated items that are not known here")
 MIRROR_BROKEN = Counter("headrace_serving_mirror_broken", "Item updates that could not be read")
 MIRROR_RELOADS = Counter("headrace_serving_mirror_reloads", "Times the mirror began again")
+MODEL_SEQUENCE = Gauge(
+    "headrace_serving_model_sequence", "Of the learned state in use; 0: none yet"
+)
+MODEL_AGE = Gauge(
+    "headrace_serving_model_age_seconds", "Since the learned state in use was made; -1: none yet"
+)
+MODEL_SWAPS = Counter("headrace_serving_model_swaps", "Versions of learned state taken into use")
+MODEL_REFUSED = Counter(
+    "headrace_serving_model_refused", "Versions of learned state not taken into use", ["reason"]
+)
+MODEL_DELAY = Histogram(
+    "headrace_serving_model_delay_seconds",
+    "From a version made to its being in use",
+    buckets=[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 60],
+)
+MODEL_FOLLOWER = Gauge(
+    "headrace_serving_model_follower_up", "1 while versions are followed and the log answers"
+)
 TRACK_FAILURES = Counter("headrace_track_failures", "Events not acknowledged", ["reason"])
 TRACK_IN_FLIGHT = Gauge("headrace_track_in_flight", "Events on their way to the log")
 TRACK_LATENCY = Histogram(

@@ -80,9 +80,9 @@ class Holder:
         return f"{self.what} (process {self.pid} on {self.host})"
 
 
-def lease_key(config: RedisConfig) -> str:
-    """Key of the lease."""
-    return f"{config.prefix}:features:lease"
+def lease_key(config: RedisConfig, name: str = "features") -> str:
+    """Key of the lease of the flow `name`."""
+    return f"{config.prefix}:{name}:lease"
 
 
 def holder_of(config: RedisConfig) -> Holder | None:
@@ -107,9 +107,10 @@ class Lease:
         give_up: Callable[[], bool] = lambda: False,
         *,
         ttl_s: float = TTL_S,
+        name: str = "features",
     ) -> None:
         self._client = _client(config)
-        self._key = lease_key(config)
+        self._key = lease_key(config, name)
         self._me = Holder.myself(what)
         self._value = self._me.encode()
         self._give_up = give_up

@@ -25,3 +25,19 @@ FRESHNESS = Histogram(
     "From the log's receipt of an event to its rows in the store, newest event of each batch",
     buckets=[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
 )
+LEARNT = Counter("headrace_learning_outcomes", "Outcomes learnt")
+LEARNING_BAD = Counter("headrace_learning_bad_records", "Records of the log of learning left out")
+ROLLBACKS = Counter("headrace_learning_rollbacks", "Orders to roll back, by effect", ["effect"])
+LEARNING_DELAY = Histogram(
+    "headrace_learning_publish_seconds",
+    "From the decision of an outcome to a published version with it, the oldest of each version",
+    buckets=[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 3_600],
+)
+VERSIONS = Counter("headrace_learning_versions", "Versions published")
+VERSIONS_REFUSED = Counter("headrace_learning_versions_refused", "Versions not fit to be published")
+VERSION_SEQUENCE = Gauge("headrace_learning_version_sequence", "Of the newest published version")
+VERSION_AGE = Gauge(
+    "headrace_learning_version_age_seconds", "Since the newest version was published; -1: none yet"
+)
+VERSION_BYTES = Gauge("headrace_learning_version_bytes", "Of the newest published version")
+VERSIONS_KEPT = Gauge("headrace_learning_versions_kept", "Versions that can be gone back to")

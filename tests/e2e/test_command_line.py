@@ -54,7 +54,7 @@ def test_a_stack_in_the_background_answers_tells_its_status_and_stops(headrace):
         status = json.loads(headrace("status", "--json").stdout)
         assert status["healthy"]
         names = {process["name"] for process in status["processes"]}
-        assert names == {"broker", "redis", "features", "serve"}
+        assert names == {"broker", "redis", "features", "learning", "serve"}
         with Client(status["addresses"]["grpc"], timeout_s=10) as client:
             client.wait_until_connected()
             position = client.track(Interaction("", "ann", "tt1", EventType.CLICK))
