@@ -55,6 +55,12 @@ peers-install: ## make .venv-peers with Faust and Quix Streams, for python -m be
 bench-peers: install ## the features flow beside the same job in Faust and Quix Streams
 	$(BIN)/python -m benchmarks.peers
 
+off-policy-install: ## make .venv-obp with the Open Bandit Pipeline, for python -m benchmarks.off_policy
+	$(PYTHON) -m venv .venv-obp
+	.venv-obp/bin/python -m pip install --quiet --upgrade pip
+	.venv-obp/bin/python -m pip install --quiet --group off-policy
+	.venv-obp/bin/python -m pip install --quiet --no-deps --ignore-requires-python obp==0.5.7
+
 lint: install ## ruff and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,4 +84,4 @@ format: install ## let ruff arrange the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo up down test test-fast test-long bench peers-install bench-peers lint types protos protos-check format
+.PHONY: help install demo up down test test-fast test-long bench peers-install bench-peers off-policy-install lint types protos protos-check format

@@ -73,8 +73,37 @@ def viewer_hash(user_id: str, profile_id: str = "") -> int:
 
 
 def id_hashes(texts: Iterable[str]) -> NDArray[np.uint64]:
-    """`(n,) uint64` ids of textual ids."""
-    return np.fromiter((id_hash(text) for text in texts), np.uint64)
+    """`(n,) uint64` ids of textual ids; about 0.3 us each.
+
+    >>> id_hashes(["", "tt1"]).tolist() == [id_hash(""), id_hash("tt1")]
+    True
+    """
+    encoded = [text.encode() for text in texts]
+    ends = np.cumsum(np.fromiter((len(each) for each in encoded), np.int64, len(encoded)))
+    return _hash_each(np.frombuffer(b"".join(encoded), np.uint8), ends)
+
+
+@compiled
+def _hash_each(buffer: NDArray[np.uint8], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    found = np.zeros(len(ends), np.uint64)
+    start = 0
+    for k in range(len(ends)):
+        found[k] = hash_range(buffer, start, ends[k])
+        start = ends[k]
+    return found
+
+
+def viewer_hashes(user_ids: Iterable[str], profile_ids: Iterable[str]) -> NDArray[np.uint64]:
+    """`(n,) uint64` ids of the rows of viewers."""
+    return _with_profiles(id_hashes(user_ids), id_hashes(profile_ids))
+
+
+@compiled
+def _with_profiles(users: NDArray[np.uint64], profiles: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    found = np.zeros(len(users), np.uint64)
+    for k in range(len(users)):
+        found[k] = with_profile(users[k], profiles[k])
+    return found
 
 
 @compiled

@@ -5,6 +5,7 @@ nothing but itself.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from features.codec import WireError
 from features.compiled import Rows
 from features.decision_context import CONTEXT_CODES
-from features.ids import id_hash, viewer_hash
+from features.ids import id_hashes, viewer_hashes
 from features.model_snapshot import ModelSnapshot, SnapshotError, pack, unpack
 from features.outcomes import (
     NO_CONTEXT,
@@ -71,19 +72,26 @@ class LearningBatch:
 
 
 def decode_learning_batch(values: Sequence[bytes], offsets: Sequence[int]) -> LearningBatch:
-    """A batch of records as one array. About 5 us a record."""
-    records = np.zeros(len(values), OUTCOME)
+    """A batch of records as one array. About 20 us a record."""
+    records: list[events_pb2.LearningRecord] = []
+    good: list[int] = []
     bad: list[tuple[int, str]] = []
-    n = 0
     for value, offset in zip(values, offsets, strict=True):
         try:
-            _fill(records[n], _record_of(value))
+            records.append(_checked(_record_of(value)))
+            good.append(offset)
         except WireError as error:
             bad.append((offset, str(error)))
-            continue
-        records[n]["offset"] = offset
-        n += 1
-    return LearningBatch(records[:n], tuple(bad))
+    rows = np.zeros(len(records), OUTCOME)
+    rows["offset"] = good
+    rows["rollback_to"] = [
+        record.rollback.to_sequence if record.HasField("rollback") else NO_ROLLBACK
+        for record in records
+    ]
+    is_outcome = np.flatnonzero(rows["rollback_to"] == NO_ROLLBACK)
+    if len(is_outcome):
+        _fill(rows, is_outcome, [records[k].outcome for k in is_outcome.tolist()])
+    return LearningBatch(rows, tuple(bad))
 
 
 def _record_of(value: bytes) -> events_pb2.LearningRecord:
@@ -97,24 +105,31 @@ def _record_of(value: bytes) -> events_pb2.LearningRecord:
     return record
 
 
-def _fill(row: np.void, record: events_pb2.LearningRecord) -> None:
-    row["rollback_to"] = NO_ROLLBACK
-    if record.HasField("rollback"):
-        row["rollback_to"] = record.rollback.to_sequence
-        return
-    found = record.outcome
-    _refuse_absurd(found)
-    row["request"] = id_hash(found.request_id)
-    row["user"] = viewer_hash(found.user_id, found.profile_id)
-    row["item"] = id_hash(found.item_id)
+def _checked(record: events_pb2.LearningRecord) -> events_pb2.LearningRecord:
+    if record.HasField("outcome"):
+        _refuse_absurd(record.outcome)
+    return record
+
+
+def _fill(rows: Rows, at: NDArray[np.int64], found: list[events_pb2.Outcome]) -> None:
+    """Fills the rows at these places, a column at a time."""
     for name in _COPIED:
-        row[name] = getattr(found, name)
-    row["context"] = CONTEXT_CODES.get(found.decision_context, NO_CONTEXT)
-    row["arm"] = _ARM_CODES.get(found.arm, UNKNOWN_ARM)
-    is_ours = found.feature_version == feature_version() and len(found.features) == N_COLUMNS
-    row["has_features"] = is_ours
-    if is_ours:
-        row["features"] = found.features
+        rows[name][at] = [getattr(outcome, name) for outcome in found]
+    rows["request"][at] = id_hashes(outcome.request_id for outcome in found)
+    rows["item"][at] = id_hashes(outcome.item_id for outcome in found)
+    rows["user"][at] = viewer_hashes(
+        (outcome.user_id for outcome in found), (outcome.profile_id for outcome in found)
+    )
+    rows["context"][at] = [
+        CONTEXT_CODES.get(outcome.decision_context, NO_CONTEXT) for outcome in found
+    ]
+    rows["arm"][at] = [_ARM_CODES.get(outcome.arm, UNKNOWN_ARM) for outcome in found]
+    version = feature_version()
+    features, has_features = rows["features"], rows["has_features"]
+    for k, outcome in zip(at.tolist(), found, strict=True):
+        if outcome.feature_version == version and len(outcome.features) == N_COLUMNS:
+            features[k] = outcome.features
+            has_features[k] = True
 
 
 _COPIED = (
@@ -133,7 +148,7 @@ def _refuse_absurd(found: events_pb2.Outcome) -> None:
         raise WireError(f"outcome.propensity must be within 0..1, above 0; got {found.propensity}")
     if found.revision > 255 or found.slot > 10_000:
         raise WireError(f"outcome.revision must be within 0..255; got {found.revision}")
-    if not np.isfinite(np.asarray(found.features, np.float32)).all():
+    if not math.isfinite(sum(found.features)):  # NaN and infinity stay what they are in a sum
         raise WireError("outcome.features must be finite; got NaN or infinity")
 
 

@@ -209,8 +209,10 @@ def partitions_of(config: LogConfig, topic: str, timeout_s: float = 10.0) -> lis
         consumer.close()
 
 
-def read_to_end(config: LogConfig, topic: str) -> Iterator[Message]:
-    """Every record of a topic from its beginning to where it ends now; then stops."""
+def read_to_end(
+    config: LogConfig, topic: str, partitions: Sequence[int] | None = None
+) -> Iterator[Message]:
+    """Every record of a topic, or of some of its partitions, to where it ends now; then stops."""
     consumer = Consumer(
         {
             **config.consumer("headrace-read"),
@@ -219,7 +221,7 @@ def read_to_end(config: LogConfig, topic: str) -> Iterator[Message]:
         }
     )
     try:
-        left = set(partitions_of(config, topic))
+        left = set(partitions_of(config, topic) if partitions is None else partitions)
         consumer.assign([TopicPartition(topic, p, 0) for p in sorted(left)])
         while left:
             for message in _arrived(consumer):

@@ -68,8 +68,10 @@ KNOWN_TROUBLES = {
     "infra.producers": ("EraseError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
+    "infra.why": ("DecisionNotFoundError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
+    "offline.logged_feedback": ("OffPolicyError",),
     "offline.train": ("TrainingError",),
     "pydantic": ("ValidationError",),
     "streams.runner": ("WorkerError",),
@@ -402,6 +404,79 @@ def evaluate_replay(
         console.print(table_of(found))
 
 
+@app.command("evaluate-policy")
+def evaluate_policy(
+    dataset: Annotated[str, typer.Option(help="open-bandit-men; empty: the engine's log")] = "",
+    archive: Annotated[
+        Path | None, typer.Option(help="the lake; without it a running engine's topics")
+    ] = None,
+    behaviour: Annotated[str, typer.Option(help="who logged the dataset: random, bts")] = "random",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="logged, uniform, static, fixed:ARM, greedy; of the dataset random, bts"),
+    ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="of an arm, for the target static: trending=2")
+    ] = None,
+    estimator: Annotated[
+        list[str] | None, typer.Option(help="ips, clipped-ips, snips, dm, dr, switch-dr")
+    ] = None,
+    largest_weight: Annotated[
+        float, typer.Option(help="where clipped-ips clips and switch-dr trusts the model alone")
+    ] = 10.0,
+    bootstrap: Annotated[int, typer.Option(min=1, help="draws for the intervals")] = 1_000,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same table")] = 7,
+    as_json: JsonFlag = False,
+) -> None:
+    """What would another policy have earned? Estimated from a log with propensities.
+
+    A slate tells how probable each arm was when it was shown. Rows that another
+    policy would have shown more often count for more: reward times its
+    probability over the logged one. So the log of one policy answers for others
+    that never served anybody.
+
+    Look at `effective` first: so many rows of equal weight would say as much.
+    Below a thousand, no value is worth a decision. Then take snips and dr; where
+    they disagree, trust neither. ips has no bias and the widest interval;
+    clipped-ips and switch-dr trade some bias for less of it. dm is the reward
+    model's opinion alone: its interval knows nothing of the model's mistakes.
+    The target `logged` must give back what was observed.
+
+    --target and --estimator may be given several times. `greedy` learns from the
+    first half of the log and is tried on the second. docs/off-policy.md has more.
+
+      headrace evaluate-policy --dataset open-bandit-men --target bts
+
+      headrace evaluate-policy --archive .headrace/lake --target greedy
+
+      headrace evaluate-policy --target static --weight als=3 --weight trending=1
+    """
+    from infra import evaluate_policy as policies
+    from infra.running import connected
+    from offline.off_policy import ALL
+
+    settings = Settings()
+    if dataset not in ("", policies.OPEN_BANDIT) or (dataset and archive is not None):
+        raise typer.BadParameter(f"give --dataset {policies.OPEN_BANDIT}, --archive, or neither")
+    options = policies.Options(
+        tuple(target or ()), tuple(estimator or ALL), policies.weights_of(weight or []),
+        largest_weight, bootstrap, seed,
+    )  # fmt: skip
+    if dataset:
+        source = policies.open_bandit_source(settings, behaviour, options)
+    elif archive is not None:
+        source = policies.archive_source(archive)
+    else:
+        source = policies.log_source(connected(settings))
+    found = policies.evaluate_policies(source, options)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))  # noqa: T201 (the answer itself)
+        return
+    console.print(policies.table_of(found))
+    for warning in found.warnings:
+        console.print(f"[bold yellow]careful[/] {escape(warning)}", highlight=False)
+
+
 @app.command()
 def rebuild(
     wait: Annotated[bool, typer.Option(help="return when all rows are there again")] = True,
@@ -486,6 +561,27 @@ def send() -> None:
 
     for position in send_lines(connected(Settings()), sys.stdin.buffer):
         console.print(f"{position.topic}/{position.partition} at {position.offset}")
+
+
+@app.command()
+def why(
+    request_id: Annotated[str, typer.Argument(help="of the answer, as `Recommend` gave it")],
+    user: Annotated[str, typer.Option(help="the account that it was served to")],
+    slot: Annotated[int | None, typer.Option(min=0, help="one slot alone, from 0")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Says why a slate was served as it was: arms, chances, beliefs, versions, and what followed.
+
+    Everything comes from the log of decisions, so it is what was believed then, not now.
+    """
+    from infra.running import connected
+    from infra.why import explain, show
+
+    explained = explain(connected(Settings()), request_id, user)
+    if as_json:
+        print(json.dumps(explained.as_dict(), indent=2))  # noqa: T201 (the answer itself)
+        return
+    show(explained, console, slot)
 
 
 @user_app.command("erase")

@@ -338,6 +338,32 @@ class KuaiRand(FolderDataset):
         logs = sorted(self.folder.glob(self.published[0]))
         return [csv.read_csv(log).select(self.read) for log in logs]
 
+    def exposures(self) -> dict[str, NDArray[np.int64]]:
+        """Columns as the publisher names them, `(n,)` each, by time: each exposure once.
+
+        Beside those of the events there are `tab`, and `author_id` from the video's metadata, -1
+        where it has none.
+        """
+        read = [*self.read, "tab"]
+        found = [
+            parquet.read_table(path, columns=read)
+            for path in sorted(self.folder.glob(self.prepared))
+        ]
+        logs = sorted(self.folder.glob(self.published[0]))
+        rows = pa.concat_tables(
+            found or [csv.read_csv(log).select(read) for log in logs], promote_options="permissive"
+        )
+        columns = {name: rows[name].to_numpy().astype(np.int64) for name in read}
+        keys = np.column_stack([columns[name] for name in ("time_ms", "user_id", "video_id")])
+        _, first = np.unique(keys, axis=0, return_index=True)  # sorted by time
+        videos = self._read_videos()
+        authors = dict(
+            zip(videos["video_id"].to_pylist(), videos["author_id"].to_pylist(), strict=True)
+        )
+        known = [authors.get(video, -1) for video in columns["video_id"].tolist()]
+        columns["author_id"] = np.array(known, np.int64)
+        return {name: values[first] for name, values in columns.items()}
+
     def _map(self, rows: Rows) -> EventColumns:
         row, type_, step, steps = _follow_ups(rows)
         user, users = _codes(rows["user_id"])

@@ -69,6 +69,12 @@ class Recommended:
     cause_title: str = ""
     reason: str = ""
     features: Mapping[str, float] = field(default_factory=dict)
+    arm: str = ""  # the strategy that the slot was given to
+    propensity: float = 0.0  # with which it went there
+    item_propensity: float = 0.0  # of this title, given the arm
+    posterior_mean: float = 0.0  # of the arm's reward in this context
+    posterior_weight: float = 0.0  # answers that this rests on, prior included
+    click_probability: float = 0.0  # as learnt from outcomes; 0: nothing learnt yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,9 @@ class Recommendations:
     degraded: tuple[str, ...]
     bundle_version: str
     n_candidates: int
+    decision_context: str = ""
+    policy: str = ""
+    model_sequence: int = 0  # of the learned state in force; 0: none yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +286,9 @@ def _recommendations(response: recommender_pb2.RecommendResponse) -> Recommendat
         degraded=tuple(response.degraded),
         bundle_version=response.bundle_version,
         n_candidates=response.n_candidates,
+        decision_context=response.decision_context,
+        policy=response.policy,
+        model_sequence=response.model_sequence,
     )
 
 
@@ -290,4 +302,10 @@ def _recommended(item: recommender_pb2.RecommendedItem) -> Recommended:
         cause_title=item.cause_title,
         reason=item.reason,
         features=dict(item.features),
+        arm=item.arm,
+        propensity=item.propensity,
+        item_propensity=item.item_propensity,
+        posterior_mean=item.posterior_mean,
+        posterior_weight=item.posterior_weight,
+        click_probability=item.click_probability,
     )

@@ -4,7 +4,8 @@
     hydrate    a row of features for each candidate, the very function that training uses
     filter     not what the viewer has watched, what is excluded, of other genres, not out yet
     score      the bundle's trees
-    select     the best of them, each with its source, cause and reason
+    select     each slot to an arm (serving/selection), the arm's best candidate into it, with its
+               source, cause and reason, and with the chances that it had
 
 Everything is computed at the request from the viewer's row and the mirror as they are: the last
 event is in it. One thread at a time; arrays are made once and used again.
@@ -19,13 +20,15 @@ from numpy.typing import NDArray
 
 from features import item_row
 from features.compiled import Rows
+from features.decision_context import CONTEXT_NAMES, context_of
 from features.ranking import ALS, RANKING_COLUMNS, assemble
 from features.registry import feature_version
 from features.store import USERS
 from features.viewing_state import REJECTED
-from features.vocabulary import genre_mask
+from features.vocabulary import ARM_NAMES, Arm, genre_mask
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
+from serving.overlay import Overlay
 from serving.retrieval.base import (
     NO_CAUSE,
     WORDS,
@@ -46,12 +49,10 @@ from serving.retrieval.trending import (
     HotLists,
     Trending,
 )
+from serving.selection.explorer import Explorer, Plan, certain_plan
 from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
-ARM: Final = "ranker"
-FALLBACK_ARM: Final = "trending"
-CERTAIN: Final = 1.0  # the propensity of a choice without chance
 
 REFRESH_MS: Final = 10_000
 MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
@@ -129,11 +130,15 @@ class Recommender:
         *,
         quotas: Quotas | None = None,
         refresh_ms: int = REFRESH_MS,
+        explorer: Explorer | None = None,
+        overlay: Overlay | None = None,
     ) -> None:
         self._table = table
         self._mirror = mirror
         self._quotas = quotas or Quotas()
         self._learned = None if bundle is None else Learned.of(bundle, table)
+        self._explorer = explorer
+        self._overlay = overlay
         self._trending = Trending(len(table), refresh_ms)
         self._candidates = Candidates(len(table), self._quotas.total + MIN_CANDIDATES)
         self._blocked = np.zeros(len(table), np.bool_)
@@ -149,6 +154,10 @@ class Recommender:
         """Answers from another bundle from the next request on."""
         self._learned = None if bundle is None else Learned.of(bundle, self._table)
 
+    def use_overlay(self, overlay: Overlay) -> None:
+        """Believes what was learnt from outcomes, from the next request on."""
+        self._overlay = overlay
+
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""
         excluded = self._block(query.exclude_item_ids)
@@ -157,7 +166,7 @@ class Recommender:
             if viewer.row is None or self._learned is None:
                 return self._fall_back(request, viewer)
             self._find(request)
-            return self._select(request, self._score(), viewer)
+            return self._select(request, self._score(), Arm.RANKER, viewer.degraded)
         finally:
             self._clear(excluded)
 
@@ -304,22 +313,58 @@ class Recommender:
             return features[:, _TREND_COLUMN].astype(np.float64)
         return ranker.score(features)
 
-    def _select(self, request: Request, scores: NDArray[np.float64], viewer: Viewer) -> Slate:
-        """The best candidates, best first; equal ones in the order of their sources."""
-        found = self._candidates
-        chosen = np.argsort(-scores, kind="stable")[: request.count]
-        features = found.features[chosen]
+    def _select(
+        self, request: Request, scores: NDArray[np.float64], base: Arm, degraded: tuple[str, ...]
+    ) -> Slate:
+        """A slate of the candidates; equal ones stand in the order of their sources."""
+        found, overlay = self._candidates, self._overlay
+        order = np.argsort(-scores, kind="stable")
+        plan = self._plan(request, order, base, overlay)
+        features = found.features[plan.places]
+        clicks = self._click_probabilities(features, overlay)
         items = tuple(
-            self._item(
-                int(found.slots[place]),
-                float(scores[place]),
-                Source(int(found.primary[place])),
-                int(found.causes[place]),
-                features[k],
+            replace(
+                self._item(
+                    int(found.slots[place]),
+                    float(scores[place]),
+                    Source(int(found.primary[place])),
+                    int(found.causes[place]),
+                ),
+                features=features[k],
+                click_probability=clicks[k],
+                **plan.told(k),
             )
-            for k, place in enumerate(chosen.tolist())
+            for k, place in enumerate(plan.places)
         )
-        return self._slate(items, found.n, viewer.degraded)
+        return Slate(
+            items,
+            "" if self._learned is None else self._learned.bundle.version,
+            self._feature_version,
+            found.n,
+            degraded,
+            RANKING_COLUMNS,
+            CONTEXT_NAMES[plan.context],
+            "" if overlay is None else overlay.beliefs.policy.name,
+            0 if overlay is None else overlay.sequence,
+        )
+
+    def _plan(
+        self, request: Request, order: NDArray[np.int64], base: Arm, overlay: Overlay | None
+    ) -> Plan:
+        row, now_ms = request.row[0], request.now_ms
+        if self._explorer is None or overlay is None or not self._candidates.n:
+            return certain_plan(order, request.count, base, context_of(row, now_ms))
+        return self._explorer.plan(
+            overlay.beliefs, row, now_ms, self._candidates, self._table.ids, order, request.count,
+            base,
+        )  # fmt: skip
+
+    @staticmethod
+    def _click_probabilities(features: Floats, overlay: Overlay | None) -> list[float]:
+        if overlay is None or overlay.clicks is None:
+            return [0.0] * len(features)
+        probabilities: list[float] = overlay.clicks.click_probabilities(features).tolist()
+        return probabilities
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:
         """What is trending, for viewers of whom nothing is known and for want of a bundle.
@@ -331,32 +376,10 @@ class Recommender:
         in_turn = taking_turns([hot[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)])
         found.offer(in_turn, len(in_turn), Source.TRENDING)
         self._filter(request)
-        n = min(request.count, found.n)
-        self._hydrate(request, stop=n)  # for the log: what a ranker would have seen
-        features = found.features[:n].copy()
-        items = tuple(
-            self._item(
-                int(slot), float(row[_TREND_COLUMN]), Source.TRENDING, NO_CAUSE, row, FALLBACK_ARM
-            )
-            for slot, row in zip(found.slots[:n], features, strict=True)
-        )
-        return self._slate(items, found.n, degraded)
+        self._hydrate(request)
+        return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
 
-    def _slate(
-        self, items: tuple[SlateItem, ...], n_candidates: int, degraded: tuple[str, ...]
-    ) -> Slate:
-        version = "" if self._learned is None else self._learned.bundle.version
-        return Slate(items, version, self._feature_version, n_candidates, degraded, RANKING_COLUMNS)
-
-    def _item(
-        self,
-        slot: int,
-        score: float,
-        source: Source,
-        cause: int = NO_CAUSE,
-        features: Floats | None = None,
-        arm: str = ARM,
-    ) -> SlateItem:
+    def _item(self, slot: int, score: float, source: Source, cause: int = NO_CAUSE) -> SlateItem:
         table, words = self._table, WORDS[source]
         if source != Source.COVISITATION:
             cause = NO_CAUSE
@@ -366,12 +389,11 @@ class Recommender:
             table.titles[slot],
             score,
             words.name,
-            arm,
-            CERTAIN,
+            ARM_NAMES[Arm.RANKER],
+            1.0,
             "" if cause == NO_CAUSE else table.item_ids[cause],
             title,
             words.reason.format(cause=title),
-            features,
         )
 
     def _popularity(self) -> Floats:

@@ -32,6 +32,10 @@ class ServingSettings(BaseModel):
     redis_timeout_ms: int = Field(30, ge=1, le=1_000, description="then without the viewer's row")
     track_timeout_ms: int = Field(2_000, ge=10, le=30_000, description="for the log to acknowledge")
     track_max_in_flight: int = Field(2_000, ge=1, le=50_000, description="events; more are refused")
+    policy: Literal[
+        "thompson", "linear_thompson", "linucb", "epsilon_greedy", "ucb1", "static", "uniform"
+    ] = Field("thompson", description="gives the slots that explore to arms")
+    exploration_share: float = Field(0.2, ge=0, le=1, description="of the slots, that explore")
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
     @model_validator(mode="after")

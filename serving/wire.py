@@ -114,6 +114,9 @@ def recommend_response(
         degraded=slate.degraded,
         bundle_version=slate.bundle_version,
         n_candidates=slate.n_candidates,
+        decision_context=slate.decision_context,
+        policy=slate.policy,
+        model_sequence=slate.model_sequence,
     )
 
 
@@ -194,6 +197,12 @@ def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.Recomme
         cause_item_id=item.cause_item_id,
         cause_title=item.cause_title,
         reason=item.reason,
+        arm=item.arm,
+        propensity=item.propensity,
+        item_propensity=item.item_propensity,
+        posterior_mean=item.posterior_mean,
+        posterior_weight=item.posterior_weight,
+        click_probability=item.click_probability,
     )
     if names and item.features is not None:
         message.features.update(zip(names, item.features.tolist(), strict=True))

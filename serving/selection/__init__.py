@@ -1,0 +1,1 @@
+"""Which candidate gets which slot of a slate, and with what probability."""
