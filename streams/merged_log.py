@@ -22,6 +22,7 @@ from typing import Final, Self
 import structlog
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from features.clock import Clock, WallClock
 from features.log import LogConfig, LogError, OffsetGoneError, end_offsets
@@ -35,6 +36,7 @@ RESUME_AT = 2_000
 HOLD_S = 0.05  # a record waits this long for an older one of a topic that seems to be at its end
 MAX_HOLD_S = 2.0  # and this long where the topic is known to have more, and nothing comes
 ALLOWANCE_MS = 1_000  # by how much the clocks of broker and process may differ
+TELL_EVERY_MS = 1_000  # that time has passed, where nothing else has happened
 PROOF_EVERY_S = 1.0  # how often a quiet partition is asked for its end
 METADATA_TIMEOUT_S = 30
 
@@ -142,14 +144,13 @@ class PartitionMerge:
         self.first_topic_ms = NEVER_MS  # time of the newest record of the first topic
         self._quiet_until_ms = quiet_until_ms
         self._was_quiet = not all(side.is_quiet_done() for side in sides)
-        self._until_ms = NEVER_MS
-        self._told_ms = NEVER_MS
+        self._told_ms = NEVER_MS  # until when, as the last batch said
 
     @property
     def progress(self) -> Progress:
         """How far it has been handed on."""
         first, second = self.sides
-        return Progress((first.released, second.released), self._until_ms, self.latest_ms)
+        return Progress((first.released, second.released), self._told_ms, self.latest_ms)
 
     @property
     def is_quiet(self) -> bool:
@@ -172,17 +173,17 @@ class PartitionMerge:
             return self._take_quiet()
         if self._was_quiet:
             self._was_quiet = False
-            self._until_ms = max(self._until_ms, self._quiet_until_ms)
-            return MergedBatch(self.partition, (), (), self._until_ms, is_quiet=True)
+            self._told_ms = max(self._told_ms, self._quiet_until_ms)
+            return MergedBatch(self.partition, (), (), self._told_ms, is_quiet=True)
         first, second = self.sides
         taken: tuple[list[Message], list[Message]] = ([], [])
         while (side := self._next_side(now_s, has_more)) is not None:
             taken[side].append(self._release(side))
-        self._until_ms = max(self._until_ms, min(first.until_ms(), second.until_ms()))
-        if not taken[0] and not taken[1] and self._until_ms < self._told_ms + PROOF_EVERY_S * 1e3:
+        until_ms = max(self._told_ms, min(first.until_ms(), second.until_ms()))
+        if not taken[0] and not taken[1] and until_ms < self._told_ms + TELL_EVERY_MS:
             return None
-        self._told_ms = self._until_ms
-        return MergedBatch(self.partition, *taken, self._until_ms, is_quiet=False)
+        self._told_ms = until_ms
+        return MergedBatch(self.partition, *taken, until_ms, is_quiet=False)
 
     def _take_quiet(self) -> MergedBatch | None:
         """Quiet records in their order: strictly, since all of them are in the log."""
@@ -261,7 +262,7 @@ def read_starts(
 def _start(consumer: Consumer, topics: tuple[str, str], partition: int) -> Start:
     places = [TopicPartition(topic, partition) for topic in topics]
     lows = tuple(max(consumer.get_watermark_offsets(p, METADATA_TIMEOUT_S)[0], 0) for p in places)
-    found = consumer.committed(places, timeout=METADATA_TIMEOUT_S)
+    found = _committed(consumer, places)
     for place in found:
         if place.error is not None:
             raise LogError(f"{place.topic}/{partition}: {place.error.str()}")
@@ -277,6 +278,18 @@ def _start(consumer: Consumer, topics: tuple[str, str], partition: int) -> Start
         notes[0].until_ms,
         min(notes[0].written, notes[1].written),
     )
+
+
+@retry(
+    retry=retry_if_exception_type(KafkaException),  # a broker that has just started
+    stop=stop_after_delay(METADATA_TIMEOUT_S),
+    wait=wait_fixed(0.2),
+    reraise=True,
+)
+def _committed(consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+    """Committed offsets and notes; a broker that has just started may not know its groups yet."""
+    found: list[TopicPartition] = consumer.committed(places, timeout=METADATA_TIMEOUT_S)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
