@@ -1,5 +1,6 @@
-"""Composition of the learning flow."""
+"""Composition of the learning flow, attribution in the same process unless told otherwise."""
 
+from collections.abc import Callable
 from threading import Event
 
 from bytewax.dataflow import Dataflow
@@ -8,9 +9,11 @@ from features.clock import WallClock
 from features.log import LogError
 from features.model_snapshot import SnapshotError
 from infra import topics
+from infra.attribution import attribution_parts
 from infra.learned_parts import learners
 from infra.settings import Settings
 from infra.telemetry import READY
+from streams.attribution import add_attribution
 from streams.learning import LearningParts, add_learning
 from streams.lease import Lease, LeaseError
 from streams.runner import run_flow
@@ -44,13 +47,13 @@ def run_learning_flow(settings: Settings, stop: Event) -> None:
     """
     with Lease(settings.redis.config(), "the learning flow", stop.is_set, name=NAME) as lease:
         flow = Dataflow(NAME)
+        at_end: list[Callable[[], None]] = []
+        if settings.learning.with_attribution:
+            add_attribution(flow, attribution_parts(settings, stop, at_end))
         publisher = add_learning(flow, learning_parts(settings, stop, lease))
-        # Attribution is added to the same flow here.
+        at_end.append(publisher.finish)
         READY.set(1)
         try:
-            run_flow(
-                flow, EPOCH_S, at_end=[publisher.finish],
-                expected=(LogError, LeaseError, SnapshotError),
-            )  # fmt: skip
+            run_flow(flow, EPOCH_S, at_end=at_end, expected=(LogError, LeaseError, SnapshotError))
         finally:
             READY.set(0)
