@@ -210,9 +210,12 @@ def partitions_of(config: LogConfig, topic: str, timeout_s: float = 10.0) -> lis
 
 
 def read_to_end(
-    config: LogConfig, topic: str, partitions: Sequence[int] | None = None
+    config: LogConfig, topic: str, partitions: Sequence[int] | None = None, start: int = 0
 ) -> Iterator[Message]:
-    """Every record of a topic, or of some of its partitions, to where it ends now; then stops."""
+    """Every record of a topic, or of some of its partitions, to where it ends now; then stops.
+
+    `start`: from this offset of each partition; from the beginning where the log has it no more.
+    """
     consumer = Consumer(
         {
             **config.consumer("headrace-read"),
@@ -222,7 +225,7 @@ def read_to_end(
     )
     try:
         left = set(partitions_of(config, topic) if partitions is None else partitions)
-        consumer.assign([TopicPartition(topic, p, 0) for p in sorted(left)])
+        consumer.assign([TopicPartition(topic, p, start) for p in sorted(left)])
         while left:
             for message in _arrived(consumer):
                 error = message.error()

@@ -26,8 +26,8 @@ from features.position import Position
 from features.registry import feature_version
 from features.vocabulary import ARM_NAMES
 from infra import topics
-from infra.learned_parts import RATES
 from infra.settings import Settings
+from online_models.base import RATES
 from online_models.learner import OUTCOMES, arrays_of
 from online_models.rates import ArmRates
 

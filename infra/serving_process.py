@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 
+import numpy as np
 import structlog
 
 from features.clock import Clock, StreamClock, WallClock
@@ -12,7 +13,7 @@ from features.partition_reads import read_priors
 from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
 from features.store import GLOBALS, ITEMS, USERS
 from infra import topics
-from infra.learned_parts import readers
+from infra.overlays import overlay_of, readers
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
@@ -21,7 +22,9 @@ from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import Catalogue
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
+from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
@@ -48,9 +51,17 @@ async def _serve(settings: Settings) -> None:
     mirror = ItemMirror(table.ids)
     follower = _follower(settings, mirror, clock)
     follower.start()
-    models = ModelMirror(kafka, prefix + topics.MODELS, readers(), WallClock())
+    models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
-    recommender = Recommender(table, mirror, _bundle(settings), refresh_ms=CHARTS_EVERY_MS)
+    recommender = Recommender(
+        table,
+        mirror,
+        _bundle(settings),
+        refresh_ms=CHARTS_EVERY_MS,
+        explorer=Explorer(serving.exploration_share, np.random.default_rng()),
+        overlay=Overlay(0, Beliefs.none_yet(serving.policy)),
+    )
+    models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS

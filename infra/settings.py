@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
+from online_models.reward import RewardTable
 from serving.settings import ServingSettings
 
 SECRET = re.compile("password|secret|token|jaas|key.pem|keytab", re.IGNORECASE)
@@ -89,6 +90,42 @@ class LearningSettings(Section):
     )
     keep_every_s: float = Field(60.0, ge=1, le=86_400, description="between versions to go back to")
     accept_gap: bool = Field(False, description="go on where the log lost outcomes unlearnt")
+    with_attribution: bool = Field(
+        True,
+        description="attribution in this process; else `stream attribution` does it",
+    )
+
+
+class RewardSettings(Section):
+    """What each answer is worth; a partial watch earns its share of `complete`."""
+
+    complete: float = Field(1.0, ge=-1, le=1)
+    like: float = Field(0.8, ge=-1, le=1)
+    dislike: float = Field(-1.0, ge=-1, le=1)
+    skip: float = Field(-0.5, ge=-1, le=1, description="where nothing else was done")
+    share: float = Field(0.6, ge=-1, le=1)
+    add: float = Field(0.5, ge=-1, le=1)
+    play: float = Field(0.1, ge=-1, le=1)
+    click: float = Field(0.1, ge=-1, le=1)
+    search: float = Field(0.1, ge=-1, le=1)
+
+    def table(self) -> RewardTable:
+        """The same, for those who compute with it."""
+        return RewardTable(**self.model_dump())
+
+
+class AttributionSettings(Section):
+    """Slates and answers to outcomes."""
+
+    group: str = Field("headrace-attribution", description="consumer group that commits offsets")
+    horizon_s: float = Field(
+        600.0, ge=0.1, le=86_400, description="a slot not answered for so long is unanswered"
+    )
+    max_open_slates: int = Field(
+        16_384, ge=16, description="of a partition in memory, 8 KB each; kept for two horizons"
+    )
+    epoch_s: float = Field(1.0, ge=0.1, le=60, description="seconds between offset commits")
+    rewards: RewardSettings = RewardSettings()
 
 
 class MetricsSettings(Section):
@@ -99,6 +136,7 @@ class MetricsSettings(Section):
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     archive_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     learning_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    attribution_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
 
 class Settings(BaseSettings):
@@ -114,6 +152,7 @@ class Settings(BaseSettings):
     serving: ServingSettings = ServingSettings()
     archive: ArchiveSettings = ArchiveSettings()
     learning: LearningSettings = LearningSettings()
+    attribution: AttributionSettings = AttributionSettings()
     metrics: MetricsSettings = MetricsSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")

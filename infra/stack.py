@@ -31,7 +31,7 @@ from streams.preparation import read_marker
 
 RUN_FILE = "run.json"
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 30.0
-START_TIMEOUT_S = 120.0  # the first start compiles the row functions
+START_TIMEOUT_S = 300.0  # the first start compiles the row functions
 STEADY_S = 30.0  # a process that ran this long starts again without delay
 
 log = structlog.get_logger(__name__)

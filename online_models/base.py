@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from features.compiled import Rows
 from features.model_snapshot import Arrays
 
+RATES, BANDITS, CLICKS = "rates", "bandits", "clicks"  # parts of learned state, by name
 N_DRAWS = 1_024  # rows of a matrix of draws: propensities are multiples of 1/1,024
 
 Draws = NDArray[np.float64]  # (n_draws, N_ARMS), higher is better

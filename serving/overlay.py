@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from online_models.click_model import ClickScorer
+from online_models.click_scorer import ClickScorer
 from serving.selection.explorer import Beliefs
 
 

@@ -41,3 +41,21 @@ VERSION_AGE = Gauge(
 )
 VERSION_BYTES = Gauge("headrace_learning_version_bytes", "Of the newest published version")
 VERSIONS_KEPT = Gauge("headrace_learning_versions_kept", "Versions that can be gone back to")
+OUTCOMES = Counter("headrace_attribution_outcomes", "Outcomes written", ["kind"])
+OUTCOMES_KNOWN = Counter(
+    "headrace_attribution_already_written", "Outcomes that the log had before a crash"
+)
+SLATES_OPEN = Gauge("headrace_attribution_open_slates", "Slates in memory", ["partition"])
+ATTRIBUTION_INPUTS = Counter(
+    "headrace_attribution_unused",
+    "Records without an outcome: unmatched, too_late, repeated, bad_impressions, ...",
+    ["reason"],
+)
+SETTLED_EARLY = Counter(
+    "headrace_attribution_settled_early", "Slates decided before their horizon: too many were open"
+)
+ANSWER_DELAY = Histogram(
+    "headrace_attribution_delay_seconds",
+    "From a slate in the log to the first answer to one of its slots",
+    buckets=[1, 3, 10, 30, 60, 120, 300, 600, 1_200, 3_600],
+)

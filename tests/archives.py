@@ -56,7 +56,7 @@ class ArchiveSite:
             ready=lambda: is_ready(self.metrics_url),
             directory=self.folder,
             env=self.environment(),
-            start_timeout_s=120,
+            start_timeout_s=300,
             stop_grace_s=20,
         )
 

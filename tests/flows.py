@@ -79,7 +79,7 @@ class FeaturesSite:
             ready=lambda: is_ready(url),
             directory=self.folder,
             env=self.environment(),
-            start_timeout_s=120,
+            start_timeout_s=300,
             stop_grace_s=20,
         )
 

@@ -114,7 +114,7 @@ class LearningSite:
             ready=lambda: is_ready(self.metrics_url),
             directory=self.folder,
             env=self.settings().environment(),
-            start_timeout_s=120,
+            start_timeout_s=300,
             stop_grace_s=20,
         )
 

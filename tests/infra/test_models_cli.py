@@ -12,8 +12,9 @@ from features.learning_codec import decode_learning_record, decode_snapshot
 from features.log import LogConfig, read_to_end
 from features.model_versions import LEARNED, RESTORED, kept_key, read_versions
 from features.outcomes import Rollback
-from infra.learned_parts import learners, readers
+from infra.learned_parts import learners
 from infra.models import ModelsError, list_versions, roll_back, show_version
+from infra.overlays import readers
 from serving.model_mirror import ModelMirror
 from streams.learning import LearningParts, resumed
 from tests.clock import START_MS, FakeClock
@@ -86,7 +87,7 @@ def test_what_cannot_be_done_is_said_clearly(headrace):
 
 def test_the_order_lies_in_the_log_and_servers_go_back_though_no_learner_runs(learnt):
     settings = learnt.settings()
-    mirror = ModelMirror(learnt.log, learnt.topic("models"), readers(), WallClock())
+    mirror = ModelMirror(learnt.log, learnt.topic("models"), readers("thompson"), WallClock())
     mirror.start()
     try:
         assert mirror.current.sequence == 350

@@ -1,0 +1,106 @@
+"""Slates and answers in the log become outcomes in the log of learning, each once."""
+
+import urllib.request
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from features.events import Interaction
+from features.learning_codec import decode_learning_record
+from features.log import LogConfig, LogError, read_to_end
+from features.vocabulary import EventType
+from infra import topics
+from streams.attribution import AttributionParts, AttributionTopics, build_flow
+from tests.attributions import AttributionSite
+from tests.flows import wait_until
+from tests.slates import final, random_answer, slate
+
+
+@pytest.fixture
+def site(any_broker, topic_prefix, tmp_path):
+    return AttributionSite(LogConfig(any_broker), topic_prefix, tmp_path)
+
+
+@pytest.fixture
+def small_site(broker, topic_prefix, tmp_path):
+    return AttributionSite(LogConfig(broker), topic_prefix, tmp_path)
+
+
+def outcomes(site):
+    values = [record.value() for record in read_to_end(site.log, site.topic("outcomes"))]
+    return final(map(decode_learning_record, values))
+
+
+def committed(site, topic):
+    consumer = Consumer(site.log.consumer(site.group))
+    try:
+        places = [TopicPartition(site.topic(topic), p) for p in range(4)]
+        return sum(max(place.offset, 0) for place in consumer.committed(places, timeout=10))
+    finally:
+        consumer.close()
+
+
+def send(site, rng, n, tag=""):
+    """Slates of a few viewers; half of them answered, with or without naming the request."""
+    for k in range(n):
+        user, request = f"u{k % 7}", f"r{tag}{k}"
+        items = [f"i{int(i)}" for i in rng.choice(9, 4, replace=False)]
+        site.serve(user, slate(request, user, items))
+        site.writer.flush()
+        for j in range(int(rng.integers(0, 3))):
+            said = random_answer(rng, f"e{tag}{k}-{j}", user, items[j])
+            fields = {name: getattr(said, name) for name in Interaction.__slots__}
+            site.answer(Interaction(**{**fields, "request_id": request if j else ""}))
+    site.writer.flush()
+
+
+def test_what_viewers_do_next_becomes_outcomes_and_silence_does_too(site, rng):
+    with site.process() as process:
+        send(site, rng, 60)
+        site.wait_until_written()
+        wait_until(lambda: committed(site, "interactions") == n_logged(site, "interactions"))
+        send(site, rng, 60, "again-")
+        site.wait_until_written()
+        with urllib.request.urlopen(site.metrics_url, timeout=5) as answer:  # noqa: S310 (loopback)
+            metrics = answer.read().decode()
+        process.stop()
+    assert len(outcomes(site)) == 4 * 120
+    unanswered = metrics.split('headrace_attribution_outcomes_total{kind="unanswered"} ')[1]
+    assert float(unanswered.split("\n")[0]) >= 240
+    assert "headrace_attribution_delay_seconds_count" in metrics
+
+
+def n_logged(site, topic):
+    return sum(1 for _ in read_to_end(site.log, site.topic(topic)))
+
+
+def test_a_history_is_taken_as_it_was_when_it_happened(small_site, rng):
+    send(small_site, rng, 100)
+    expected = small_site.expected()
+    with small_site.process():
+        small_site.wait_until_written()
+    assert small_site.written() == expected
+
+
+def test_topics_whose_partitions_do_not_belong_together_are_refused(broker, topic_prefix):
+    config = LogConfig(broker)
+    wanted = [
+        topics.Topic(topic_prefix + name, n) for name, n in (("a", 2), ("b", 3), ("outcomes", 1))
+    ]
+    topics.ensure_topics({"bootstrap.servers": broker}, wanted)
+    names = AttributionTopics(*(topic_prefix + name for name in ("a", "b", "outcomes")))
+    with pytest.raises(LogError, match="must have as many partitions as"):
+        build_flow(AttributionParts(config, names, f"{topic_prefix}group"))
+    names = AttributionTopics(*(topic_prefix + name for name in ("a", "a", "b")))
+    with pytest.raises(LogError, match="must have one partition"):
+        build_flow(AttributionParts(config, names, f"{topic_prefix}group"))
+
+
+def test_an_answer_reaches_the_log_of_learning_before_the_horizon(small_site):
+    small_site.horizon_s = 600
+    with small_site.process():
+        small_site.serve("ann", slate("r1", "ann"))
+        small_site.answer(Interaction("e1", "ann", "i1", EventType.LIKE, request_id="r1"))
+        small_site.writer.flush()
+        wait_until(lambda: ("r1", 1) in outcomes(small_site))
+    assert outcomes(small_site)["r1", 1].reward == 0.8
