@@ -442,8 +442,8 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise OffsetGoneError(
                 f"{record.topic()}/{record.partition()}: the record at which {self._parts.group} "
-                f"was to go on is not in the log ({error.str()}): outcomes are lost; moving the "
-                "group's offsets to the beginning with Kafka's tools goes on without them"
+                f"was to go on is not in the log ({error.str()}): outcomes are lost; another "
+                "HEADRACE_ATTRIBUTION__GROUP goes on with what there is, without writing twice"
             )
         if error.fatal() or not error.retriable():
             log.warning("consumer_error", topic=record.topic(), error=error.str())
@@ -514,6 +514,13 @@ def _merges(parts: MergeParts) -> dict[int, PartitionMerge]:
     ends = [end_offsets(parts.log, topic, list(parts.starts)) for topic in parts.topics]
     merges = {}
     for partition, start in parts.starts.items():
+        for side, topic in enumerate(parts.topics):
+            if ends[side][partition] < start.quiet_ends[side]:
+                raise OffsetGoneError(
+                    f"{topic}/{partition} ends at {ends[side][partition]}, before the offset "
+                    f"{start.quiet_ends[side]} that {parts.group} has committed: it is another "
+                    "log; another HEADRACE_ATTRIBUTION__GROUP begins anew"
+                )
         first, second = (
             Side(
                 quiet_end=start.quiet_ends[side],

@@ -1,12 +1,14 @@
 """Two topics as one log: the order of records, what is known of the time, and starting again."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.log import LogConfig, LogWriter, end_offsets
+from features.log import LogConfig, LogError, LogWriter, end_offsets
 from infra import topics
 from streams import merged_log
 from streams.attribution import KnownOutcomes, key_of
@@ -265,3 +267,9 @@ def test_commits_say_where_to_go_on_and_where_the_broker_keeps_notes_where_to_be
     assert start.quiet_ends == ((5, 5) if keeps_notes else (0, 0))
     assert start.written == (5 if keeps_notes else 0)
     assert end_offsets(parts.log, parts.topics[0], [0]) == {0: 5}
+
+
+def test_a_log_that_is_shorter_than_what_was_committed_is_refused(merge_parts):
+    starts = {0: Start((0, 0), (0, 7), 0, 0)}
+    with pytest.raises(LogError, match="ends at 0, before the offset 7"):
+        MergedReader(dataclasses.replace(merge_parts, starts=starts))
