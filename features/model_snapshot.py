@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from features.npz import read_npz
 from features.registry import feature_version
 
 MAX_PAYLOAD_BYTES = 7 << 20  # a record of the topic `models` holds 8 MiB
@@ -74,6 +75,9 @@ def unpack(payload: bytes, sha256: bytes) -> dict[str, NDArray[np.generic]]:
         )
     if hashlib.sha256(payload).digest() != sha256:
         raise ChecksumError("sha256 must be that of the payload; it is not")
+    arrays = read_npz(payload)
+    if arrays is not None:
+        return arrays
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as found:
             return {name: found[name] for name in found.files}

@@ -13,6 +13,7 @@ the newest. So they lie the closer the newer they are; the very first one stays.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -73,6 +74,11 @@ class Learner:
         self.sequence = 0
         self.kept: dict[int, Version] = {}
         self.counts = LearnerCounts()
+
+    @property
+    def parts(self) -> Mapping[str, Learns]:
+        """The parts by name, to be looked at; only the learner has them learn."""
+        return MappingProxyType(self._parts)
 
     def learn(self, batch: LearningBatch) -> None:
         """Takes in a batch; records that the state already includes change nothing.
@@ -186,7 +192,8 @@ class Learner:
         if missing:
             raise SnapshotError(f"a version must hold {sorted(missing)}; it does not")
         for name, part in self._parts.items():
-            part.restore(arrays_of(name, arrays))
+            own = arrays_of(name, arrays)
+            part.restore({array: values.copy() for array, values in own.items()})
         self._period = int(arrays[PERIOD])
         self._outcomes = int(arrays[OUTCOMES])
 

@@ -71,6 +71,7 @@ class LearningParts:
     keep_every_ms: int = KEEP_EVERY_MS
     accept_gap: bool = False  # whether to go on where the log no longer has the next record
     check: Callable[[], None] = lambda: None  # raises where this process may not write any more
+    learnt: Callable[[Mapping[str, Learns]], None] = lambda _: None  # told after each batch
     stop: Event = field(default_factory=Event)
     monotonic_s: Callable[[], float] = time.monotonic
 
@@ -195,6 +196,7 @@ class Publisher:
             refused = now.refused_rollbacks - before.refused_rollbacks
             metrics.ROLLBACKS.labels("refused").inc(refused)
             self._note_oldest(batch)
+            self._parts.learnt(self.learner.parts)
             self.publish_if_due()
 
     def publish_if_due(self) -> None:

@@ -34,7 +34,7 @@ class Recency:
     def restore(self, arrays):
         if arrays.get("level", np.zeros(0)).shape != (1,):
             raise SnapshotError("level must be one number")
-        self.level = np.array(arrays["level"])
+        self.level = arrays["level"]  # which moves on with the state: not to be lent by anybody
 
 
 def new_learner(**parts):
