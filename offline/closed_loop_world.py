@@ -68,6 +68,7 @@ EXAMINATION_EXPONENT: Final = 0.7
 OPENING_BASE: Final = 4.0
 PLAY: Final = 0.8
 COMPLETED: Final = 1.0
+LIKED: Final = 0.8
 SKIPPED: Final = -0.5
 DISLIKED: Final = -1.0
 OPINION: Final = 0.2  # of those who watch to the end
@@ -123,6 +124,7 @@ class WorldConfig:
     wave_s: float = 4 * 3_600.0
     drift_s: float = 14 * 86_400.0  # a taste has become another
     refresh_s: float = 600.0  # of the trending list
+    has_contexts: bool = True  # without: no moods, no satiation, all stages want the same
 
     def __post_init__(self) -> None:
         for name in ("n_decisions", "slates_per_s", "n_viewers", "n_slots", "buzz_s", "wave_s"):
@@ -200,6 +202,11 @@ class Truth(NamedTuple):
     start_ms: int
     drift_ms: float
     buzz_ms: float
+    by_mood: float
+    taste_when_saturated: float
+    by_satiation: float
+    by_fame: Floats  # (3,), by stage
+    by_buzz: Floats
 
 
 class Answers(NamedTuple):
@@ -228,8 +235,9 @@ def watching() -> tuple[Floats, Floats]:
     share = (np.arange(N_SHARES) + 0.5) / N_SHARES
     density = share ** (3 * pleasure) * (1 - share) ** (2 - 2 * pleasure)
     density /= density.sum(axis=1, keepdims=True)
-    dislikes = np.where(share > COMPLETE_SHARE, OPINION * (1 - liking(pleasure)), 0.0)
-    reward = (1 - dislikes) * reward_of_shares(share) + dislikes * DISLIKED
+    opinion = liking(pleasure) * LIKED + (1 - liking(pleasure)) * DISLIKED
+    told = np.where(share > COMPLETE_SHARE, OPINION, 0.0)
+    reward = (1 - told) * reward_of_shares(share) + told * opinion
     return np.cumsum(density, axis=1), (density * reward).sum(axis=1)
 
 
@@ -259,11 +267,7 @@ class World:
         self._waves = _waves(config, _rng(config, 3))
         self._hours = _rng(config, 4).normal(0, BY_HOUR, (len(TIMES), N_CLUSTERS))
         self._neighbour_noise = _rng(config, 5).normal(0, NEIGHBOUR_NOISE, len(self.titles.fame))
-        shares, rewards = watching()
-        self._truth = Truth(
-            examination(config.n_slots), shares, rewards, self._born.was.mean(axis=0),
-            config.start_ms, 1_000.0 * config.drift_s, 1_000.0 * config.buzz_s,
-        )  # fmt: skip
+        self._truth = _truth(config, self._born.was.mean(axis=0))
         self._trained: tuple[int, Floats] = (-1, np.empty((0, N_DIMS)))
         self.restart()
 
@@ -335,6 +339,25 @@ class World:
         strength = np.where(age_s >= 0, BY_WAVE * np.exp(-age_s / self.config.wave_s), 0.0)
         waves = np.bincount(cluster, strength, minlength=N_CLUSTERS)
         return np.asarray(waves + self._hours[now_ms % DAY_MS // (6 * HOUR_MS)], np.float64)
+
+
+def _truth(config: WorldConfig, mean: Floats) -> Truth:
+    shares, rewards = watching()
+    has = config.has_contexts
+    return Truth(
+        examined=examination(config.n_slots),
+        shares=shares,
+        rewards=rewards,
+        mean=mean,
+        start_ms=config.start_ms,
+        drift_ms=1_000.0 * config.drift_s,
+        buzz_ms=1_000.0 * config.buzz_s,
+        by_mood=BY_MOOD if has else 0.0,
+        taste_when_saturated=TASTE_WHEN_SATURATED if has else 1.0,
+        by_satiation=BY_SATIATION if has else 0.0,
+        by_fame=np.array(BY_FAME if has else (AVERAGE_FAME,) * 3),
+        by_buzz=np.array(BY_BUZZ if has else (AVERAGE_BUZZ,) * 3),
+    )
 
 
 def _rng(config: WorldConfig, stream: int) -> np.random.Generator:
@@ -582,14 +605,15 @@ def best_of(scores: Floats, order: Ints) -> None:
 @compiled
 def appeal_of(
     title: int, viewer: int, titles: Titles, viewers: Viewers, moment: Moment,
-    wanted: Floats, stage: int, now_ms: int, buzz_ms: float,
+    truth: Truth, wanted: Floats, stage: int, now_ms: int,
 ) -> float:  # fmt: skip
     """The truth: log-odds, but for the base, that a viewer opens a title now. Quality included."""
     cluster = titles.cluster[title]
     appeal = dot(wanted, titles.place, title) + BY_QUALITY * titles.quality[title]
-    appeal += BY_FAME[stage] * titles.fame[title] + moment.heat[cluster]
-    appeal += BY_BUZZ[stage] * np.exp(-(now_ms - titles.born_ms[title]) / buzz_ms)
-    return appeal - BY_SATIATION * max(viewers.played[viewer, cluster] - 1, 0)
+    appeal += truth.by_fame[stage] * titles.fame[title] + moment.heat[cluster]
+    age_ms = now_ms - titles.born_ms[title]
+    appeal += truth.by_buzz[stage] * np.exp(-age_ms / truth.buzz_ms)
+    return appeal - truth.by_satiation * max(viewers.played[viewer, cluster] - 1, 0)
 
 
 @compiled
@@ -620,8 +644,8 @@ def answer_slate(
     begin_session(viewers, viewer, now_ms)
     taste = taste_at(viewers, viewer, (now_ms - truth.start_ms) / truth.drift_ms)
     is_saturated = viewers.played[viewer].max() >= SATURATED_TITLES
-    wanted = BY_MOOD * schedule.mood[schedule.session[decision]]
-    wanted += BY_TASTE * (TASTE_WHEN_SATURATED if is_saturated else 1.0) * taste
+    wanted = truth.by_mood * schedule.mood[schedule.session[decision]]
+    wanted += BY_TASTE * (truth.taste_when_saturated if is_saturated else 1.0) * taste
     stage = stage_of(viewers, viewer, now_ms)
     scores = np.empty((N_ARMS, len(titles.fame)))
     arm_scores(viewer, titles, viewers, moment, truth.mean, taste, now_ms, scores)
@@ -633,8 +657,8 @@ def answer_slate(
         for place in range(len(arms)):
             if orders[arm, place] >= 0:
                 appeals[arm, place] = appeal_of(
-                    orders[arm, place], viewer, titles, viewers, moment, wanted, stage, now_ms,
-                    truth.buzz_ms,
+                    orders[arm, place], viewer, titles, viewers, moment, truth, wanted, stage,
+                    now_ms,
                 )  # fmt: skip
                 worths[arm, place] = worth(appeals[arm, place], truth.rewards)
     shown = fill_slots(arms, orders, appeals, worths, truth, told)
@@ -709,8 +733,10 @@ def look_at(
     if share < SKIP_SHARE:
         told.reward[slot] = SKIPPED
     elif share > COMPLETE_SHARE:
-        has_disliked = chance[3] < OPINION and chance[4] >= liking(pleasure / (N_PLEASURES - 1))
-        told.reward[slot] = DISLIKED if has_disliked else COMPLETED
+        told.reward[slot] = COMPLETED
+        if chance[3] < OPINION:
+            likes = chance[4] < liking(pleasure / (N_PLEASURES - 1))
+            told.reward[slot] = LIKED if likes else DISLIKED
     told.delay_ms[slot] = 1_000 * (1 + slot) + int(share * titles.length_ms[told.title[slot]])
 
 
