@@ -50,12 +50,15 @@ DEFAULT_OPTIONS: Final = PolicyOptions()
 
 
 class BanditState:
-    """The evidence of all policies, by arm and context, arm and situation, and title. `Learns`."""
+    """The evidence of all policies, by arm and context, arm and situation, and title. `Learns`.
 
-    def __init__(self, half_life_ms: int = HALF_LIFE_MS) -> None:
-        self._beta = BetaArms(half_life_ms)
+    `is_net`: a loss takes a gain back instead of counting as a failure, see `forgetting`.
+    """
+
+    def __init__(self, half_life_ms: int = HALF_LIFE_MS, is_net: bool = False) -> None:
+        self._beta = BetaArms(half_life_ms, is_net)
         self._linear = LinearArms(half_life_ms)
-        self._items = ItemArms(half_life_ms)
+        self._items = ItemArms(half_life_ms, is_net)
 
     @property
     def counts(self) -> Mapping[str, int]:

@@ -21,7 +21,7 @@ from online_models.propensity import alike
 
 EPSILON: Final = 0.1
 UCB_WIDTH: Final = 2.0**0.5  # Auer et al.: sqrt(2 ln n / n_arm)
-UNTRIED: Final = 1e6  # the bound of an arm without answers
+UNTRIED: Final = 1e3  # the bound of an arm without answers
 FEWEST_ANSWERS: Final = 0.5  # less has been forgotten
 LEAST_SHARE: Final = 1e-12
 
@@ -35,7 +35,7 @@ class _Rates:
     def belief(self, context: int) -> ArmBelief:
         """Shares of success, zero where there is no answer; answers."""
         node = nodes_of(context)[self._depth] if context < N_CONTEXTS else 0
-        answers = self._answers[node]
+        answers = np.maximum(self._answers[node], 0.0)
         counts = answers.sum(axis=1)
         return ArmBelief(answers[:, 0] / np.maximum(counts, FEWEST_ANSWERS), counts)
 

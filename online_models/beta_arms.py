@@ -16,10 +16,9 @@ bandits that borrow so: Hong et al., 2022, https://proceedings.mlr.press/v151/ho
 
 Thompson sampling with rewards between 0 and 1: Agrawal and Goyal, 2012,
 https://proceedings.mlr.press/v23/agrawal12.html. They toss a coin of the reward's weight; here its
-parts are counted, which has the same mean, less variance and no randomness in a replay. A reward
-below zero is a failure and, by its amount, a further one: see `forgetting.failure`. The linear map
-of -1..1 to 0..1 would keep the order of means exactly, but silence, the most frequent answer by
-far, would be half a success each time: all rates would lie near a half, drowned in the variance of
+parts are counted, which has the same mean, less variance and no randomness in a replay. What a loss
+counts as: see `forgetting`. The linear map of -1..1 to 0..1 would make silence, the most frequent
+answer by far, half a success each time: all rates would lie near a half, drowned in the variance of
 a fair coin.
 
 No weights by propensity: a posterior of an arm in a context is of the reward given that the arm was
@@ -42,16 +41,14 @@ from online_models.base import N_DRAWS, ArmBelief, Draws, Situation
 from online_models.forgetting import (
     HALF_LIFE_MS,
     LEARNT,
+    LEAST,
     SKIPPED,
     Clock,
     answers_of,
-    failure,
-    growth,
+    evidence_of,
     halvings,
     is_learnable,
     new_clock,
-    success,
-    units,
 )
 from online_models.state_arrays import array_like
 
@@ -74,12 +71,12 @@ class BetaArms:
     """Evidence of every arm at every node of the tree of contexts. `Learns`, O(depth) an outcome.
 
     Corrections take back what the reward before counted and count the new one, both with the
-    weight of the moment of the correction.
+    weight of the moment of the correction. `is_net`: a loss takes a gain back, see `forgetting`.
     """
 
-    def __init__(self, half_life_ms: int = HALF_LIFE_MS) -> None:
+    def __init__(self, half_life_ms: int = HALF_LIFE_MS, is_net: bool = False) -> None:
         self._evidence = np.zeros((N_NODES, N_ARMS, 2), np.int64)
-        self._clock = new_clock(half_life_ms)
+        self._clock = new_clock(half_life_ms, is_net)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -111,14 +108,7 @@ def _learn(outcomes: Rows, evidence: Evidence, clock: Clock) -> None:
         times = halvings(clock, outcome["decided_at_ms"])
         if times > 0:
             evidence >>= times
-        weight = growth(clock, outcome["decided_at_ms"])
-        won, lost = (
-            units(weight * success(outcome["reward"])),
-            units(weight * failure(outcome["reward"])),
-        )
-        if outcome["revision"] > 0:
-            won -= units(weight * success(outcome["previous_reward"]))
-            lost -= units(weight * failure(outcome["previous_reward"]))
+        won, lost = evidence_of(outcome, clock)
         _count(evidence, int(outcome["context"]), outcome["arm"], won, lost)
 
 
@@ -142,11 +132,11 @@ def posteriors(
     for depth in range(DEPTH):
         node = answers[NODE_STARTS[depth] + contexts // _LEAVES_BELOW[depth]]
         child = answers[NODE_STARTS[depth + 1] + contexts // _LEAVES_BELOW[depth + 1]]
-        prior += np.maximum(node - child, 0.0)
+        prior = np.maximum(prior + (node - child), LEAST)
         weight = prior.sum(axis=2, keepdims=True)
         prior *= np.minimum(1.0, strength / weight)
     leaves = prior + answers[NODE_STARTS[DEPTH] + contexts]
-    both = np.concatenate([leaves, ROOT_PRIOR + answers[:1]])
+    both = np.maximum(np.concatenate([leaves, ROOT_PRIOR + answers[:1]]), LEAST)
     return both[..., 0], both[..., 1]
 
 

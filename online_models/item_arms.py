@@ -25,16 +25,14 @@ from online_models.base import ArmBelief, Draws
 from online_models.forgetting import (
     HALF_LIFE_MS,
     LEARNT,
+    LEAST,
     SKIPPED,
     Clock,
     answers_of,
-    failure,
-    growth,
+    evidence_of,
     halvings,
     is_learnable,
     new_clock,
-    success,
-    units,
 )
 from online_models.state_arrays import array_like
 
@@ -67,11 +65,11 @@ def _way_of(ways: NDArray[np.uint64], item: np.uint64) -> int:
 class ItemArms:
     """Evidence of up to 8,192 titles. `Learns`, O(1) an outcome; 256 KiB."""
 
-    def __init__(self, half_life_ms: int = HALF_LIFE_MS) -> None:
+    def __init__(self, half_life_ms: int = HALF_LIFE_MS, is_net: bool = False) -> None:
         self._items = np.zeros((N_SETS, N_WAYS), np.uint64)
         self._evidence = np.zeros((N_SETS, N_WAYS, 2), np.int64)
         self._shown_ms = np.zeros((N_SETS, N_WAYS), np.int64)
-        self._clock = new_clock(half_life_ms)
+        self._clock = new_clock(half_life_ms, is_net)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -118,14 +116,9 @@ def _learn(outcomes: Rows, items: Items, evidence: Evidence, shown_ms: Times, cl
             way = int(np.argmin(shown_ms[row]))
             items[row, way], shown_ms[row, way] = item, at_ms
             evidence[row, way] = 0
-        weight = growth(clock, at_ms)
-        won = units(weight * success(outcome["reward"]))
-        lost = units(weight * failure(outcome["reward"]))
         if is_first:
             shown_ms[row, way] = max(shown_ms[row, way], at_ms)
-        else:
-            won -= units(weight * success(outcome["previous_reward"]))
-            lost -= units(weight * failure(outcome["previous_reward"]))
+        won, lost = evidence_of(outcome, clock)
         evidence[row, way, 0] += won
         evidence[row, way, 1] += lost
 
@@ -175,7 +168,9 @@ class ItemPolicy:
         mean = min(max(prior_mean, 0.01), 0.99)  # a Beta needs some of both
         found = np.zeros((len(items), 2))
         _look_up(items, self._items, self._answers, found)
-        return found[:, 0] + self._strength * mean, found[:, 1] + self._strength * (1.0 - mean)
+        found += np.array([self._strength * mean, self._strength * (1.0 - mean)])
+        np.maximum(found, LEAST, out=found)
+        return found[:, 0], found[:, 1]
 
 
 @compiled

@@ -51,8 +51,9 @@ def _award(
         if len(arms) > 0:
             winner, best = arms[0], draws[i, arms[0]]
             for k in range(1, len(arms)):
-                if draws[i, arms[k]] > best:
-                    winner, best = arms[k], draws[i, arms[k]]
+                value = draws[i, arms[k]]
+                winner = arms[k] if value > best else winner
+                best = max(value, best)
             wins[winner] += 1
         winners[i] = winner
 
