@@ -209,8 +209,11 @@ def partitions_of(config: LogConfig, topic: str, timeout_s: float = 10.0) -> lis
         consumer.close()
 
 
-def read_to_end(config: LogConfig, topic: str) -> Iterator[Message]:
-    """Every record of a topic from its beginning to where it ends now; then stops."""
+def read_to_end(config: LogConfig, topic: str, start: int = 0) -> Iterator[Message]:
+    """Every record of a topic from its beginning to where it ends now; then stops.
+
+    `start`: from this offset of each partition; from the beginning where the log has it no more.
+    """
     consumer = Consumer(
         {
             **config.consumer("headrace-read"),
@@ -220,7 +223,7 @@ def read_to_end(config: LogConfig, topic: str) -> Iterator[Message]:
     )
     try:
         left = set(partitions_of(config, topic))
-        consumer.assign([TopicPartition(topic, p, 0) for p in sorted(left)])
+        consumer.assign([TopicPartition(topic, p, start) for p in sorted(left)])
         while left:
             for message in _arrived(consumer):
                 error = message.error()

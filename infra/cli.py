@@ -165,6 +165,26 @@ def stream_archive() -> None:
     run_archive_flow(settings, stop)
 
 
+@stream_app.command("attribution")
+def stream_attribution() -> None:
+    """Runs the attribution flow: slates and what viewers did next become outcomes.
+
+    HEADRACE_ATTRIBUTION__HORIZON_S says how long a slot may wait for its answer,
+    HEADRACE_ATTRIBUTION__REWARDS__LIKE and the like what each answer is worth.
+    """
+    from infra.attribution import run_attribution_flow
+    from infra.running import connected
+    from infra.telemetry import configure_logging, serve_metrics
+
+    configure_logging("attribution")
+    settings = connected(Settings())
+    serve_metrics(settings.metrics.host, settings.metrics.attribution_port)
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    run_attribution_flow(settings, stop)
+
+
 @app.command()
 def serve() -> None:
     """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
+from online_models.reward import RewardTable
 from serving.settings import ServingSettings
 
 SECRET = re.compile("password|secret|token|jaas|key.pem|keytab", re.IGNORECASE)
@@ -80,6 +81,38 @@ class ArchiveSettings(Section):
     accept_gap: bool = Field(False, description="go on where the log lost records unarchived")
 
 
+class RewardSettings(Section):
+    """What each answer is worth; a partial watch earns its share of `complete`."""
+
+    complete: float = Field(1.0, ge=-1, le=1)
+    like: float = Field(0.8, ge=-1, le=1)
+    dislike: float = Field(-1.0, ge=-1, le=1)
+    skip: float = Field(-0.5, ge=-1, le=1, description="where nothing else was done")
+    share: float = Field(0.6, ge=-1, le=1)
+    add: float = Field(0.5, ge=-1, le=1)
+    play: float = Field(0.1, ge=-1, le=1)
+    click: float = Field(0.1, ge=-1, le=1)
+    search: float = Field(0.1, ge=-1, le=1)
+
+    def table(self) -> RewardTable:
+        """The same, for those who compute with it."""
+        return RewardTable(**self.model_dump())
+
+
+class AttributionSettings(Section):
+    """Slates and answers to outcomes."""
+
+    group: str = Field("headrace-attribution", description="consumer group that commits offsets")
+    horizon_s: float = Field(
+        600.0, ge=0.1, le=86_400, description="a slot not answered for so long is unanswered"
+    )
+    max_open_slates: int = Field(
+        16_384, ge=16, description="of a partition in memory, 8 KB each; kept for two horizons"
+    )
+    epoch_s: float = Field(1.0, ge=0.1, le=60, description="seconds between offset commits")
+    rewards: RewardSettings = RewardSettings()
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
@@ -87,6 +120,7 @@ class MetricsSettings(Section):
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     archive_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    attribution_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
 
 class Settings(BaseSettings):
@@ -101,6 +135,7 @@ class Settings(BaseSettings):
     stream: StreamSettings = StreamSettings()
     serving: ServingSettings = ServingSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    attribution: AttributionSettings = AttributionSettings()
     metrics: MetricsSettings = MetricsSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")

@@ -131,7 +131,7 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         self._consumer = Consumer(
             {
                 **config.consumer(group),
-                "on_commit": _note_commit,
+                "on_commit": note_commit,
                 "queued.max.messages.kbytes": 32_768,
             }
         )
@@ -239,7 +239,8 @@ def _starting_offsets(consumer: Consumer, topic: str, partitions: Sequence[int])
     return starts
 
 
-def _note_commit(error: KafkaError | None, _: list[TopicPartition]) -> None:
+def note_commit(error: KafkaError | None, _: list[TopicPartition]) -> None:
+    """Counts a commit that the broker refused."""
     if error is not None:
         metrics.COMMIT_FAILURES.inc()
         log.warning("commit_failed", error=error.str())

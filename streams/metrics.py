@@ -25,3 +25,21 @@ FRESHNESS = Histogram(
     "From the log's receipt of an event to its rows in the store, newest event of each batch",
     buckets=[0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30],
 )
+OUTCOMES = Counter("headrace_attribution_outcomes", "Outcomes written", ["kind"])
+OUTCOMES_KNOWN = Counter(
+    "headrace_attribution_already_written", "Outcomes that the log had before a crash"
+)
+SLATES_OPEN = Gauge("headrace_attribution_open_slates", "Slates in memory", ["partition"])
+ATTRIBUTION_INPUTS = Counter(
+    "headrace_attribution_unused",
+    "Records without an outcome: unmatched, too_late, repeated, bad_impressions, ...",
+    ["reason"],
+)
+SETTLED_EARLY = Counter(
+    "headrace_attribution_settled_early", "Slates decided before their horizon: too many were open"
+)
+ANSWER_DELAY = Histogram(
+    "headrace_attribution_delay_seconds",
+    "From a slate in the log to the first answer to one of its slots",
+    buckets=[1, 3, 10, 30, 60, 120, 300, 600, 1_200, 3_600],
+)
