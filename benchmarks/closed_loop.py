@@ -78,7 +78,7 @@ class Kind:
 
     label: str
     policy: str
-    options: PolicyOptions = PolicyOptions(n_draws=N_LOOP_DRAWS)
+    options: PolicyOptions
 
     def contender(self) -> Contender:
         """The policy with the part of the state that it reads."""
@@ -359,9 +359,7 @@ def evening(pool: ProcessPoolExecutor, config: WorldConfig, n_seeds: int) -> dic
 
 def shortened(config: WorldConfig) -> WorldConfig:
     """The same time with fewer slates: for a quick look, not for figures."""
-    return replace(
-        config, n_decisions=QUICK_SLATES, slates_per_s=QUICK_SLATES / config.span_s
-    )
+    return replace(config, n_decisions=QUICK_SLATES, slates_per_s=QUICK_SLATES / config.span_s)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A policy in a closed loop: it fills slates, viewers answer, it learns from the answers, and so on.
+"""A policy in a closed loop: it fills slates, viewers answer, it learns, and so on.
 
 Time is virtual. An answer is known when the viewer has given it (or after 30 s of silence), and
 learnt after the delay of updates on top of that; what is learnt is published at steps of time, and
@@ -10,7 +10,7 @@ that of the title shown, in the state to which this policy has led the viewer.
 """
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ from features.ids import id_hashes
 from features.model_snapshot import Arrays
 from features.outcomes import NO_ANSWER_MS, NO_ROLLBACK, OUTCOME, UNKNOWN_SHARE
 from features.vocabulary import N_ARMS
-from offline.closed_loop_world import NO_ANSWER_AFTER_MS, Answers, Floats, Ints, World
+from offline.closed_loop_world import Answers, Floats, Ints, World
 from online_models.base import ArmBelief, Draws, Learns, Policy, Situation
 from online_models.propensity import alike, fill_slots
 from online_models.situation import situation_of
@@ -139,7 +139,7 @@ class Pending:
             heapq.heappush(self._due, (ready_ms + own_ms) << INDEX_BITS | first + slot)
 
     def due(self, until_ms: int) -> NDArray[np.void]:
-        """Takes out the outcomes due by then, `(n,) OUTCOME`, in order of the times they are due."""
+        """Takes out the outcomes due by then, `(n,) OUTCOME`, in the order in which they are."""
         bound = (until_ms + 1) << INDEX_BITS
         found = []
         while self._due and self._due[0] < bound:
@@ -168,7 +168,7 @@ class Pending:
 def run(
     world: World, contender: Contender, freshness: Freshness, rng: np.random.Generator
 ) -> LoopResult:
-    """Runs a policy through all decisions of a world, which begins anew. About 0.2 ms a decision."""
+    """Runs a policy through all decisions of a world, which begins anew. 0.2 ms a decision."""
     return _Loop(world, contender, freshness).run(rng)
 
 

@@ -24,7 +24,7 @@ is blurred by `1 / sqrt(answers)` and shrunk to the average viewer:
 
     als            factors of titles a day old and older, trained at midnight; the taste as it is
     content        the clusters alone, of which fewer answers are enough; no qualities; new titles
-    covisitation   what is near the last three titles opened in the session; fame, where there are none
+    covisitation   what is near the last three titles opened in the session; or fame
     trending       what the average viewer would open now, as of the last refresh
     long_tail      little fame, good ratings
     serendipity    far from the known taste, good ratings
@@ -32,15 +32,21 @@ is blurred by `1 / sqrt(answers)` and shrunk to the average viewer:
     ranker         factors, ratings and fame, weighted as is best for the average viewer; no session
 
 So no arm is right for all: that a context (stage, session, saturation, hour, weekend) tells which,
-is a property of this world. Nothing in it was chosen by looking at a policy: sizes of effects are
-round numbers, set once so that about one slot in twenty is opened.
+is an assumption, and `has_contexts=False` is the world without it. Sizes of effects are round
+numbers. They were set so that about one slot in twenty is opened and that each stage, the start and
+the midst of a session, and satiation have arms of their own that do well, by the mean worth of the
+arms under even shares, and of the best arm of each context beside that of the best arm. No policy
+that learns had been run by then, and nothing was changed after the first one was.
+
+Rewards are those of `online_models.reward`: watched to the end 1, in part the share, given up soon
+-0.5 (a skip); an opinion counts instead: 0.8 or -1.
 
 Titles are short (10 to 60 s): answers come within seconds. With films they would come in hours, and
 the delay of learning would be lost in that of viewers.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +65,7 @@ from features.user_habits import EPOCH_WEEKDAY, NEW, NEW_EVENTS, POWER, REGULAR
 from features.user_sessions import SESSION_GAP_MS
 from features.vocabulary import N_ARMS, Arm
 from features.windows import DAY_MS, HOUR_MS
+from online_models.reward import RewardTable
 
 RANKER: Final = int(Arm.RANKER)  # who takes over where an arm has nothing left
 N_DIMS: Final = 8
@@ -67,10 +74,11 @@ N_RECENT: Final = 3
 EXAMINATION_EXPONENT: Final = 0.7
 OPENING_BASE: Final = 4.0
 PLAY: Final = 0.8
-COMPLETED: Final = 1.0
-LIKED: Final = 0.8
-SKIPPED: Final = -0.5
-DISLIKED: Final = -1.0
+REWARDS: Final = RewardTable()
+COMPLETED: Final = REWARDS.complete
+LIKED: Final = REWARDS.like  # an opinion counts instead of what was watched
+SKIPPED: Final = REWARDS.skip
+DISLIKED: Final = REWARDS.dislike
 OPINION: Final = 0.2  # of those who watch to the end
 COMPLETE_SHARE: Final = 0.75
 SKIP_SHARE: Final = 0.15
@@ -247,7 +255,7 @@ def reward_of_shares(share: Floats) -> Floats:
 
 
 @compiled
-def liking(pleasure: float) -> float:
+def liking(pleasure: Any) -> Any:
     """The chance that an opinion is a good one."""
     return 0.3 + 0.6 * pleasure
 
@@ -273,7 +281,8 @@ class World:
 
     def restart(self) -> None:
         """Forgets all answers."""
-        self.viewers = Viewers(*(column.copy() for column in self._born))
+        columns: list[Any] = [column.copy() for column in self._born]
+        self.viewers = Viewers(*columns)
         self._moment = self._moment_at(self.config.start_ms)
 
     def __len__(self) -> int:
@@ -307,7 +316,7 @@ class World:
             self._moment = self._moment_at(now_ms)
 
     def _moment_at(self, now_ms: int) -> Moment:
-        """What is true of everybody now. The trending list sees waves as they were a refresh ago."""
+        """What is true of everybody now. Trends see waves as they were a refresh ago."""
         config, titles = self.config, self.titles
         trained_ms = now_ms // DAY_MS * DAY_MS
         blur = self._blur_of(trained_ms // DAY_MS)
@@ -319,7 +328,8 @@ class World:
             BY_TASTE * (titles.place @ self._truth.mean)
             + BY_QUALITY * titles.rated
             + AVERAGE_FAME * titles.fame
-            + AVERAGE_BUZZ * np.exp(-np.maximum(now_ms - titles.born_ms, 0) / (1_000 * config.buzz_s))
+            + AVERAGE_BUZZ
+            * np.exp(-np.maximum(now_ms - titles.born_ms, 0) / (1_000 * config.buzz_s))
             + self._heat(seen_ms)[titles.cluster]
             + noise
         )
@@ -511,13 +521,15 @@ def taste_at(viewers: Viewers, viewer: int, share: float) -> Floats:
     """A viewer's taste when `share` of the way to the next one is done."""
     share = min(max(share, 0.0), 1.0)
     taste = (1 - share) * viewers.was[viewer] + share * viewers.becomes[viewer]
-    return taste / np.sqrt((taste * taste).sum())
+    unit: Floats = taste / np.sqrt((taste * taste).sum())
+    return unit
 
 
 @compiled
 def estimate(taste: Floats, mean: Floats, known: int, prior: float, noise: Floats) -> Floats:
     """A taste as it is known after `known` answers: shrunk to the mean one, and blurred."""
-    return (known * taste + prior * mean + np.sqrt(known) * noise) / (known + prior)
+    found: Floats = (known * taste + prior * mean + np.sqrt(known) * noise) / (known + prior)
+    return found
 
 
 @compiled
@@ -552,7 +564,9 @@ def arm_scores(
         scores[Arm.NEW, title] = 0.5 * genre - age_ms / DAY_MS
         scores[Arm.TRENDING, title] = moment.trending[title]
         near = n_recent * moment.neighbour_noise[title] + dot(recent, titles.place, title)
-        scores[Arm.COVISITATION, title] = BY_MOOD * near / (1 + n_recent) + AVERAGE_FAME * fame + 0.5 * quality
+        scores[Arm.COVISITATION, title] = (
+            BY_MOOD * near / (1 + n_recent) + AVERAGE_FAME * fame + 0.5 * quality
+        )
         if titles.born_ms[title] > moment.trained_ms - DAY_MS:
             scores[Arm.RANKER, title] = BY_TASTE * genre
             continue
@@ -613,13 +627,13 @@ def appeal_of(
     appeal += truth.by_fame[stage] * titles.fame[title] + moment.heat[cluster]
     age_ms = now_ms - titles.born_ms[title]
     appeal += truth.by_buzz[stage] * np.exp(-age_ms / truth.buzz_ms)
-    return appeal - truth.by_satiation * max(viewers.played[viewer, cluster] - 1, 0)
+    return float(appeal - truth.by_satiation * max(viewers.played[viewer, cluster] - 1, 0))
 
 
 @compiled
 def sigmoid(x: float) -> float:
     """Log-odds as a probability."""
-    return 1 / (1 + np.exp(-x))
+    return float(1 / (1 + np.exp(-x)))
 
 
 @compiled
@@ -631,7 +645,7 @@ def pleasure_of(appeal: float) -> int:
 @compiled
 def worth(appeal: float, rewards: Floats) -> float:
     """The reward expected of a title that is looked at."""
-    return sigmoid(appeal - OPENING_BASE) * PLAY * rewards[pleasure_of(appeal)]
+    return float(sigmoid(appeal - OPENING_BASE) * PLAY * rewards[pleasure_of(appeal)])
 
 
 @compiled
