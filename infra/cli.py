@@ -349,8 +349,8 @@ def simulate(
         bool, typer.Option(help="closed loop: send the simulation's titles first")
     ] = True,
     releases: Annotated[
-        int, typer.Option(help="closed loop: titles that come out meanwhile", min=0)
-    ] = 20,
+        int, typer.Option(help="closed loop: titles held back, to come out meanwhile", min=0)
+    ] = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """Sends simulated viewers' events to the log: Zipf items, drifting tastes, sessions.

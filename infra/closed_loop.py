@@ -33,6 +33,9 @@ STAYS: Final = 0.75  # the chance that a viewer asks for another slate in the se
 N_ACTIVE: Final = 20  # viewers who are there at a time
 MAX_FAILURES_IN_A_ROW: Final = 10
 CALL_TIMEOUT_S: Final = 5.0
+NO_TITLES: Final = (
+    "slates are empty: the server knows no titles; `headrace up --dataset simulation` has some"
+)
 
 
 class ClosedLoopError(Exception):
@@ -215,7 +218,7 @@ def run_closed_loop(
         if failed_in_a_row >= MAX_FAILURES_IN_A_ROW:
             raise ClosedLoopError(f"{failed_in_a_row} calls in a row: {summary.first_failure}")
         if k == MAX_FAILURES_IN_A_ROW and not summary.total.shown:
-            raise ClosedLoopError("slates are empty: the stack has no titles yet")
+            raise ClosedLoopError(NO_TITLES)
         if progress is not None:
             progress(summary)
     return summary
