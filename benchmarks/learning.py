@@ -35,7 +35,7 @@ from features.learning_codec import encode_outcome
 from features.log import LogWriter
 from features.position import Position
 from infra import topics
-from infra.learned_parts import readers
+from infra.overlays import readers
 from infra.stack import Stack
 from serving.model_mirror import LearnedState, ModelMirror
 
@@ -87,7 +87,7 @@ class Probe:
         self._lock = threading.Lock()
         self._sent: list[tuple[int, float]] = []  # offset, and when it was produced
         self.swaps: list[tuple[int, float]] = []  # sequence, and when it came into use
-        self.mirror = ModelMirror(log, topics.MODELS, readers(), WallClock())
+        self.mirror = ModelMirror(log, topics.MODELS, readers("thompson"), WallClock())
         self.mirror.subscribe(self._note_swap)
 
     def _note_swap(self, state: LearnedState) -> None:
@@ -162,7 +162,7 @@ def main() -> None:
         console.print(kind, found)
         prefix = "kafka_" if kind == "kafka" else ""
         figures |= {f"{prefix}{name}": value for name, value in found.items()}
-    parts = ", ".join(readers())
+    parts = ", ".join(readers("thompson"))
     load_ = {"outcomes_per_s": RATE, "filled": n, "seconds": seconds, "parts": parts}
     report("learning", {f"load_{name}": value for name, value in load_.items()}, figures)
 

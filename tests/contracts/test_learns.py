@@ -10,7 +10,8 @@ from features.outcomes import Outcome, Rollback
 from features.ranking import N_COLUMNS
 from features.registry import feature_version
 from features.vocabulary import ARM_NAMES
-from infra.learned_parts import learners, readers
+from infra.learned_parts import learners
+from infra.overlays import readers
 from online_models.learner import Learner, Version
 from tests.clock import START_MS
 from tests.outcomes import assert_same, batch_of
@@ -101,6 +102,6 @@ def test_a_server_reads_what_is_learnt_and_refuses_what_is_not(name, new, record
     }
     for values in own.values():
         values.flags.writeable = False
-    assert readers()[name](own) is not None
+    assert readers("thompson")[name](own) is not None
     with pytest.raises(SnapshotError):
-        readers()[name]({})
+        readers("thompson")[name]({})
