@@ -46,6 +46,7 @@ bench: install ## every benchmark, one after the other; JSON in benchmarks/out
 	$(BIN)/python -m benchmarks.freshness
 	$(BIN)/python -m benchmarks.features_flow
 	$(BIN)/python -m benchmarks.recommend
+	$(BIN)/python -m benchmarks.online_model
 
 peers-install: ## make .venv-peers with Faust and Quix Streams, for python -m benchmarks.peers
 	$(PYTHON) -m venv .venv-peers

@@ -61,6 +61,7 @@ KNOWN_TROUBLES = {
     "features.lake": ("LakeError",),
     "features.log": ("LogError",),
     "features.model_snapshot": ("SnapshotError",),
+    "infra.closed_loop": ("ClosedLoopError",),
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
     "infra.models": ("ModelsError",),
@@ -69,6 +70,7 @@ KNOWN_TROUBLES = {
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),
+    "serving.client": ("RequestError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),
@@ -360,12 +362,37 @@ def simulate(
     users: Annotated[int, typer.Option(help="how many viewers", min=2)] = 10_000,
     items: Annotated[int, typer.Option(help="how many titles", min=2)] = 2_000,
     seed: Annotated[int, typer.Option(help="the same seed makes the same events")] = 7,
-    rate: Annotated[float | None, typer.Option(help="events a second")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="events a second; in a closed loop slates, 20 by default")
+    ] = None,
+    closed_loop: Annotated[
+        bool, typer.Option("--closed-loop", help="viewers answer what the running stack shows them")
+    ] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="closed loop: end after this time, whatever --events says")
+    ] = None,
+    titles: Annotated[
+        bool, typer.Option(help="closed loop: send the simulation's titles first")
+    ] = True,
+    releases: Annotated[
+        int, typer.Option(help="closed loop: titles held back, to come out meanwhile", min=0)
+    ] = 0,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Sends simulated viewers' events to the log: Zipf items, drifting tastes, sessions."""
+    """Sends simulated viewers' events to the log: Zipf items, drifting tastes, sessions.
+
+    With --closed-loop they ask the running stack for slates and answer what they are shown, until
+    --events or --seconds; it ends with 1 unless every call and every event was taken.
+    """
     from infra.producers import simulate_events
     from infra.running import connected
 
+    if closed_loop:
+        _simulate_closed_loop(
+            users, items, seed, titles=titles, releases=releases, as_json=as_json,
+            events=None if seconds else events, seconds=seconds, rate=rate,
+        )  # fmt: skip
+        return
     with _progress() as progress:
         result = simulate_events(
             connected(Settings()), progress,
@@ -374,6 +401,40 @@ def simulate(
     console.print(f"{result.delivered:,} of {result.sent:,} events delivered")
     if not result.succeeded:
         errors.print(f"[bold red]{result.failed:,} not delivered[/]: {result.first_failure}")
+        raise typer.Exit(1)
+
+
+def _simulate_closed_loop(
+    users: int, items: int, seed: int, *, titles: bool, releases: int, as_json: bool,
+    events: int | None, seconds: float | None, rate: float | None,
+) -> None:  # fmt: skip
+    from infra.closed_loop import LoopPlan, simulate_closed_loop, tables_of
+    from infra.running import connected
+    from offline.simulator import SimulationConfig, Simulator
+
+    if releases >= items:
+        raise typer.BadParameter(f"--releases must be fewer than --items; got {releases}")
+    simulator = Simulator(SimulationConfig(n_users=users, n_items=items, seed=seed))
+    plan = LoopPlan(events, seconds, rate or 20.0, seed=seed)
+    with _progress() as progress:
+        summary = simulate_closed_loop(
+            connected(Settings()), simulator, plan, progress, titles=titles, releases=releases
+        )
+    if as_json:
+        print(json.dumps(summary.to_dict(), indent=2))  # noqa: T201 (the answer itself)
+    else:
+        console.print(*tables_of(summary))
+        console.print(
+            f"{summary.slates:,} slates and {summary.events:,} events in {summary.seconds:.1f} s: "
+            f"{100 * summary.total.click_through:.1f} % of slots taken up, mean reward "
+            f"{summary.total.mean_reward:.4f}; {summary.released} titles released"
+        )
+    if not summary.succeeded:
+        errors.print(
+            f"[bold red]{summary.failures} calls failed, {summary.refused} events refused[/]: "
+            f"{escape(summary.first_failure or 'slates were empty')}",
+            highlight=False,
+        )
         raise typer.Exit(1)
 
 

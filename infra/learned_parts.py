@@ -10,4 +10,4 @@ from online_models.rates import ArmRates
 
 def learners() -> Mapping[str, Learns]:
     """New parts, as the learner begins without any version."""
-    return {RATES: ArmRates(), BANDITS: BanditState(), CLICKS: ClickLearner()}
+    return {RATES: ArmRates(), BANDITS: BanditState(is_net=True), CLICKS: ClickLearner()}

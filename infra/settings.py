@@ -122,7 +122,7 @@ class AttributionSettings(Section):
         600.0, ge=0.1, le=86_400, description="a slot not answered for so long is unanswered"
     )
     max_open_slates: int = Field(
-        16_384, ge=16, description="of a partition in memory, 8 KB each; kept for two horizons"
+        16_384, ge=16, description="of a partition in memory, 12 KB each; kept for two horizons"
     )
     epoch_s: float = Field(1.0, ge=0.1, le=60, description="seconds between offset commits")
     rewards: RewardSettings = RewardSettings()

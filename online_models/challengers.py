@@ -1,8 +1,8 @@
 """Models that are learnt beside the served one, to see whether they would do better.
 
-River's factorization machine (viewer x title x context) and its Hoeffding tree cost a hundred times
-what the served model does, so they learn a sample, one outcome in 64, chosen by a hash of request
-and slot: the same outcomes at every replay, and a correction goes where its outcome went.
+River's factorization machine (viewer x title x context) and its Hoeffding tree each cost eight
+times what the served model does, so they learn a sample, one outcome in 64, chosen by a hash of
+request and slot: the same outcomes at every replay, and a correction goes where its outcome went.
 """
 
 from typing import Final, Protocol, cast
@@ -110,7 +110,8 @@ class TreeChallenger:
 
     A tree of River's cannot be told in plain arrays, the rows that it grew from can: they are kept,
     rounded to 16 bits before they are learnt. After 2,048 rows a new tree grows from the last 512,
-    so what is kept is bounded, and a tree forgets. Restoring grows it again: at most half a second.
+    so what is kept is bounded, and a tree forgets. Restoring grows it again, in a third of a second
+    at most.
     """
 
     def __init__(self, n_columns: int) -> None:

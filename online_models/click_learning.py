@@ -69,7 +69,7 @@ class ClickReport:
 
 
 class ClickLearner:
-    """Part of what `Learns`. About 30 us an outcome; `arrays()` is some 200 kB."""
+    """A part that `Learns`. About 40 us an outcome; `arrays()` is 190 to 290 kB."""
 
     def __init__(self, settings: ClickLearningSettings | None = None) -> None:
         self._settings = settings or ClickLearningSettings()

@@ -82,7 +82,8 @@ class WindowedMetrics:
             if room == PANE:
                 self._cells[self._n // PANE % N_PANES] = np.zeros((), CELL)
             pane = self._cells[self._n // PANE % N_PANES]
-            _add(pane, probabilities[:, part], labels[part], segments[part])
+            tested = np.ascontiguousarray(probabilities[:, part])  # one layout to compile for
+            _add(pane, tested, labels[part], segments[part])
             self._n += len(labels[part])
             start += room
 

@@ -45,6 +45,7 @@ class ItemRates:
         One that is not new corrects an earlier one: the click is added or taken away.
         """
         everything, by_item = np.zeros(len(items)), np.zeros(len(items))
+        items, labels = np.ascontiguousarray(items), np.ascontiguousarray(labels)
         _learn(self._places, self._totals, items, labels, is_new, everything, by_item)
         return everything, by_item
 

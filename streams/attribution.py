@@ -9,7 +9,8 @@ processes of one group at a time, or where the log still takes in records of a p
 killed while a new one has read it to its end, an outcome may be there twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -26,7 +27,7 @@ from features.outcomes import NO_ANSWER_MS, NO_ROLLBACK, Outcome
 from features.position import Position
 from streams import metrics
 from streams.kafka import CallSink
-from streams.merged_log import MergedBatch, MergedSource, MergeParts, Written, read_starts
+from streams.merged_log import NEVER_MS, MergedBatch, MergedSource, MergeParts, read_starts
 from streams.open_slates import Attribution, AttributionRules
 
 READ_AT_ONCE = 1_000  # records
@@ -71,27 +72,27 @@ def build_flow(parts: AttributionParts) -> Dataflow:
 
 def add_attribution(flow: Dataflow, parts: AttributionParts) -> None:
     """Adds the steps to a flow: the log of learning is their only connection to others."""
-    topics, written = parts.topics, Written()
+    topics = parts.topics
     partitions = _partitions(parts)
     both = (topics.impressions, topics.interactions)
     starts = read_starts(parts.log, parts.group, both, partitions)
     known = KnownOutcomes.read(
-        parts.log, topics.outcomes, min(start.written for start in starts.values()), written
+        parts.log, topics.outcomes, min(start.written for start in starts.values())
     )
+    writer = OutcomeWriter(parts.log, topics.outcomes, known.end)
     merge = MergeParts(
         log=parts.log,
         topics=both,
         group=parts.group,
         starts=starts,
         memory_ms=parts.rules.memory_ms,
-        written=written,
+        written=lambda: known.first_offset(writer.end),
         stop=parts.stop,
         clock=parts.clock,
         at_end=parts.at_end,
     )
     batches = op.input("read_slates_and_answers", flow, MergedSource(merge))
-    outcomes = op.map("attribute", batches, Attribute(parts.rules, known))
-    writer = OutcomeWriter(parts.log, topics.outcomes, written)
+    outcomes = op.map("attribute", batches, Attribute(parts.rules, partitions, known))
     op.output("write_outcomes", outcomes, CallSink(lambda: writer.write))
 
 
@@ -110,60 +111,77 @@ def _partitions(parts: AttributionParts) -> tuple[int, ...]:
 
 
 class KnownOutcomes:
-    """Outcomes that the log of learning held at the start, behind a place that was committed."""
+    """Outcomes that the log of learning held at the start, behind a place that was committed.
 
-    def __init__(self, keys: set[OutcomeKey]) -> None:
-        self._keys = keys
+    Those that have not come up again keep the next commit from passing them.
+    """
+
+    def __init__(self, places: Iterable[tuple[OutcomeKey, int, int]] = (), end: int = 0) -> None:
+        """`places`: key, offset and time of decision, in the order of the log."""
+        self._places = OrderedDict((key, (offset, at_ms)) for key, offset, at_ms in places)
+        self.end = end  # of the topic, as it was
 
     @classmethod
-    def read(cls, config: LogConfig, topic: str, start: int, written: Written) -> "KnownOutcomes":
-        """Reads them, and tells `written` where the topic ends. About 6 us and 150 bytes each."""
-        keys: set[OutcomeKey] = set()
+    def read(cls, config: LogConfig, topic: str, start: int) -> "KnownOutcomes":
+        """Reads them, about 6 us and 300 bytes each."""
+        places: list[tuple[OutcomeKey, int, int]] = []
         waiting: list[Message] = []
-        written.end = max(written.end, start)
+        end = start
         for record in read_to_end(config, topic, start=start):
             waiting.append(record)
             if len(waiting) == READ_AT_ONCE:
-                keys.update(_keys_in(waiting))
+                places += _places_of(waiting)
                 waiting.clear()
-            written.end = (record.offset() or 0) + 1
-        keys.update(_keys_in(waiting))
-        if keys:
-            log.info("outcomes_read_back", n=len(keys), start=start, end=written.end)
-        return cls(keys)
+            end = (record.offset() or 0) + 1
+        places += _places_of(waiting)
+        log.info("outcomes_read_back", n=len(places), start=start, end=end)
+        return cls(places, end)
 
     def takes_out(self, outcome: Outcome) -> bool:
         """Whether the outcome is one of them; each answers yes once."""
-        if not self._keys:
+        if not self._places:
             return False
-        key = (id_hash(outcome.request_id), outcome.slot, outcome.revision)
-        if key not in self._keys:
-            return False
-        self._keys.remove(key)
-        return True
+        return self._places.pop(key_of(outcome), None) is not None
+
+    def forget(self, before_ms: int) -> None:
+        """Gives up those that were decided before a moment: they cannot come up again."""
+        while self._places and next(iter(self._places.values()))[1] < before_ms:
+            self._places.popitem(last=False)
+
+    def first_offset(self, end: int) -> int:
+        """Offset of the first that has not come up again, else `end`."""
+        return next(iter(self._places.values()))[0] if self._places else end
 
 
-def _keys_in(records: list[Message]) -> Iterator[OutcomeKey]:
+def key_of(outcome: Outcome) -> OutcomeKey:
+    """What tells outcomes apart."""
+    return id_hash(outcome.request_id), outcome.slot, outcome.revision
+
+
+def _places_of(records: list[Message]) -> Iterator[tuple[OutcomeKey, int, int]]:
     values = [record.value() or b"" for record in records]
     found = decode_learning_batch(values, [record.offset() or 0 for record in records]).records
     outcomes = found[found["rollback_to"] == NO_ROLLBACK]
-    columns = (outcomes[name].tolist() for name in ("request", "slot", "revision"))
-    yield from zip(*columns, strict=True)
+    names = ("request", "slot", "revision", "offset", "decided_at_ms")
+    columns = (outcomes[name].tolist() for name in names)
+    for request, slot, revision, offset, decided_at_ms in zip(*columns, strict=True):
+        yield (request, slot, revision), offset, decided_at_ms
 
 
 class Attribute:
     """Batches of merged records to records of outcomes, made as the writer takes them."""
 
-    def __init__(self, rules: AttributionRules, known: KnownOutcomes) -> None:
-        self._rules = rules
+    def __init__(
+        self, rules: AttributionRules, partitions: Iterable[int], known: KnownOutcomes
+    ) -> None:
+        self._memory_ms = rules.memory_ms
         self._known = known
-        self._partitions: dict[int, Attribution] = {}
+        self._partitions = {p: Attribution(rules) for p in partitions}
+        self._until_ms = dict.fromkeys(self._partitions, NEVER_MS)
 
     def __call__(self, batch: MergedBatch) -> Iterator[KeyedOutcome]:
         """Read each to its end, in the order of the batches."""
-        attribution = self._partitions.get(batch.partition)
-        if attribution is None:
-            attribution = self._partitions[batch.partition] = Attribution(self._rules)
+        attribution = self._partitions[batch.partition]
         for outcome in attribution.take(batch.first, batch.second, batch.until_ms):
             if batch.is_quiet:
                 continue
@@ -172,6 +190,8 @@ class Attribute:
                 continue
             _count(outcome)
             yield outcome.user_id.encode(), encode_outcome(outcome)
+        self._until_ms[batch.partition] = batch.until_ms
+        self._known.forget(min(self._until_ms.values()) - self._memory_ms)
         _observe(batch, attribution)
 
 
@@ -198,10 +218,10 @@ def _observe(batch: MergedBatch, attribution: Attribution) -> None:
 class OutcomeWriter:
     """Writes outcomes to the log of learning; returns when it has them. Raises LogError."""
 
-    def __init__(self, config: LogConfig, topic: str, written: Written) -> None:
+    def __init__(self, config: LogConfig, topic: str, end: int) -> None:
         self._writer = LogWriter(config, **{"linger.ms": LINGER_MS})
         self._topic = topic
-        self._written = written
+        self.end = end  # of the topic, as far as is known
 
     def write(self, batches: list[Iterator[KeyedOutcome]]) -> None:
         """Takes the outcomes of each batch as they are made."""
@@ -215,4 +235,4 @@ class OutcomeWriter:
 
     def _note(self, position: Position | None, _: str | None) -> None:
         if position is not None:
-            self._written.end = max(self._written.end, position.offset + 1)
+            self.end = max(self.end, position.offset + 1)

@@ -54,7 +54,7 @@ class Note:
 
     start: int  # where to read from to know again what was known
     until_ms: int  # nothing older was still to come
-    written: int  # end of the topic that is written to: what is not committed lies behind it
+    written: int  # in the topic that is written to: what is not committed lies behind this offset
 
     def text(self) -> str:
         """As it is committed."""
@@ -74,13 +74,6 @@ class Note:
             return cls(int(found["from"]), int(found["until_ms"]), int(found["written"]))
         except (ValueError, KeyError, TypeError):
             return None
-
-
-@dataclass(slots=True)
-class Written:
-    """How far the topic that is written to is known to reach; told by whoever writes."""
-
-    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +136,14 @@ class PartitionMerge:
         self.latest_ms = NEVER_MS
         self.first_topic_ms = NEVER_MS  # time of the newest record of the first topic
         self._quiet_until_ms = quiet_until_ms
-        self._was_quiet = not all(side.is_quiet_done() for side in sides)
-        self._told_ms = NEVER_MS  # until when, as the last batch said
+        self._told_ms = quiet_until_ms  # until when, as the last batch said that is not quiet
+        self.is_quiet = not all(side.is_quiet_done() for side in sides)  # quiet ones are to come
 
     @property
     def progress(self) -> Progress:
         """How far it has been handed on."""
         first, second = self.sides
         return Progress((first.released, second.released), self._told_ms, self.latest_ms)
-
-    @property
-    def is_quiet(self) -> bool:
-        """Whether quiet records are still to be handed on."""
-        return not all(side.is_quiet_done() for side in self.sides)
 
     def add(self, side: int, record: Message, now_s: float) -> None:
         """A record of the first (0) or second (1) topic has arrived."""
@@ -171,10 +159,6 @@ class PartitionMerge:
         """
         if self.is_quiet:
             return self._take_quiet()
-        if self._was_quiet:
-            self._was_quiet = False
-            self._told_ms = max(self._told_ms, self._quiet_until_ms)
-            return MergedBatch(self.partition, (), (), self._told_ms, is_quiet=True)
         first, second = self.sides
         taken: tuple[list[Message], list[Message]] = ([], [])
         while (side := self._next_side(now_s, has_more)) is not None:
@@ -186,7 +170,13 @@ class PartitionMerge:
         return MergedBatch(self.partition, *taken, until_ms, is_quiet=False)
 
     def _take_quiet(self) -> MergedBatch | None:
-        """Quiet records in their order: strictly, since all of them are in the log."""
+        """Quiet records in their order: strictly, since all of them are in the log.
+
+        A last batch lets the time pass that had passed.
+        """
+        if all(side.is_quiet_done() for side in self.sides):
+            self.is_quiet = False
+            return MergedBatch(self.partition, (), (), self._quiet_until_ms, is_quiet=True)
         taken: tuple[list[Message], list[Message]] = ([], [])
         while True:
             heads = [self._quiet_head_ms(side) for side in (0, 1)]
@@ -234,6 +224,30 @@ class PartitionMerge:
         return record
 
 
+class Checkpoints:
+    """How far a partition was at some moments of the past: where to begin reading to know again.
+
+    About 32 of them; before the first it is where this process began.
+    """
+
+    def __init__(self, starts: tuple[int, int], memory_ms: int) -> None:
+        self._past = deque([Progress(starts, NEVER_MS, NEVER_MS)])
+        self._memory_ms = memory_ms
+
+    def add(self, progress: Progress) -> None:
+        """Remembers how far it is."""
+        past = self._past
+        if progress.latest_ms >= past[-1].latest_ms + self._memory_ms // 32:
+            past.append(progress)
+
+    def before(self, progress: Progress) -> tuple[int, int]:
+        """Offsets before everything that bears on what follows; `progress` never goes back."""
+        oldest_ms = progress.until_ms - self._memory_ms
+        while len(self._past) > 1 and self._past[1].latest_ms < oldest_ms:
+            self._past.popleft()
+        return self._past[0].offsets
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """Where a partition goes on, as the group has committed it."""
@@ -244,6 +258,15 @@ class Start:
     written: int
 
 
+patiently = retry(
+    retry=retry_if_exception_type(KafkaException),  # a broker that has just started
+    stop=stop_after_delay(METADATA_TIMEOUT_S),
+    wait=wait_fixed(0.2),
+    reraise=True,
+)
+
+
+@patiently
 def read_starts(
     config: LogConfig, group: str, topics: tuple[str, str], partitions: Sequence[int]
 ) -> dict[int, Start]:
@@ -262,7 +285,7 @@ def read_starts(
 def _start(consumer: Consumer, topics: tuple[str, str], partition: int) -> Start:
     places = [TopicPartition(topic, partition) for topic in topics]
     lows = tuple(max(consumer.get_watermark_offsets(p, METADATA_TIMEOUT_S)[0], 0) for p in places)
-    found = _committed(consumer, places)
+    found = consumer.committed(places, timeout=METADATA_TIMEOUT_S)
     for place in found:
         if place.error is not None:
             raise LogError(f"{place.topic}/{partition}: {place.error.str()}")
@@ -280,18 +303,6 @@ def _start(consumer: Consumer, topics: tuple[str, str], partition: int) -> Start
     )
 
 
-@retry(
-    retry=retry_if_exception_type(KafkaException),  # a broker that has just started
-    stop=stop_after_delay(METADATA_TIMEOUT_S),
-    wait=wait_fixed(0.2),
-    reraise=True,
-)
-def _committed(consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
-    """Committed offsets and notes; a broker that has just started may not know its groups yet."""
-    found: list[TopicPartition] = consumer.committed(places, timeout=METADATA_TIMEOUT_S)
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class MergeParts:
     """What the source is given."""
@@ -301,7 +312,7 @@ class MergeParts:
     group: str
     starts: Mapping[int, Start]  # by partition
     memory_ms: int  # how far back records bear on what follows from new ones
-    written: Written
+    written: Callable[[], int]  # offset behind all that followed from what was handed on
     stop: Event
     clock: Clock = field(default_factory=WallClock)
     at_end: list[Callable[[], None]] | None = None
@@ -339,7 +350,9 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         self._parts = parts
         self._sides = {topic: side for side, topic in enumerate(parts.topics)}
         self._merges = _merges(parts)
-        self._checkpoints: dict[int, deque[Progress]] = {p: deque() for p in self._merges}
+        self._checkpoints = {
+            p: Checkpoints(start.offsets, parts.memory_ms) for p, start in parts.starts.items()
+        }
         self._ended: dict[int, tuple[Progress, int]] = {}  # at the end of the epoch before
         self._committed: dict[int, tuple[Progress, int]] = {}
         self._next_proof_s = 0.0
@@ -378,10 +391,10 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
     def snapshot(self) -> None:
         """At the end of an epoch, commits what an epoch before had handed on."""
         self._commit(self._ended, asynchronous=True)
-        written = self._parts.written.end
+        written = self._parts.written()
         self._ended = {p: (m.progress, written) for p, m in self._merges.items() if not m.is_quiet}
         for partition, (progress, _) in self._ended.items():
-            self._note_checkpoint(partition, progress)
+            self._checkpoints[partition].add(progress)
         self._observe_lag()
 
     def close(self) -> None:
@@ -394,7 +407,7 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
             self._parts.at_end.append(self._finish)
 
     def _finish(self) -> None:
-        written = self._parts.written.end
+        written = self._parts.written()
         rest = {p: (m.progress, written) for p, m in self._merges.items() if not m.is_quiet}
         try:
             self._commit(rest, asynchronous=False)
@@ -406,32 +419,14 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         news = {p: end for p, end in ends.items() if self._committed.get(p) != end}
         offsets = []
         for partition, (progress, written) in news.items():
-            start = self._low_water(partition, progress)
+            starts = self._checkpoints[partition].before(progress)
             for side, topic in enumerate(self._parts.topics):
-                note = Note(start.offsets[side], progress.until_ms, written).text()
+                note = Note(starts[side], progress.until_ms, written).text()
                 at = progress.offsets[side]
                 offsets.append(TopicPartition(topic, partition, at, note))
         if offsets:
             self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
             self._committed.update(news)
-
-    def _note_checkpoint(self, partition: int, progress: Progress) -> None:
-        """Remembers how far it was, about thirty times in the time that bears on what follows."""
-        past = self._checkpoints[partition]
-        if not past or progress.latest_ms >= past[-1].latest_ms + self._parts.memory_ms // 32:
-            past.append(progress)
-        while len(past) > 1 and past[1].latest_ms < progress.until_ms - self._parts.memory_ms:
-            past.popleft()
-
-    def _low_water(self, partition: int, progress: Progress) -> Progress:
-        """The newest checkpoint before everything that bears on what follows."""
-        oldest_ms = progress.until_ms - self._parts.memory_ms
-        start = self._parts.starts[partition]
-        found = Progress(start.offsets, NEVER_MS, NEVER_MS)
-        for past in self._checkpoints[partition]:
-            if past.latest_ms < oldest_ms:
-                found = past
-        return found
 
     def _sort(self, records: Sequence[Message]) -> None:
         now_s = time.monotonic()
@@ -447,8 +442,8 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise OffsetGoneError(
                 f"{record.topic()}/{record.partition()}: the record at which {self._parts.group} "
-                f"was to go on is not in the log ({error.str()}): outcomes are lost; moving the "
-                "group's offsets to the beginning with Kafka's tools goes on without them"
+                f"was to go on is not in the log ({error.str()}): outcomes are lost; another "
+                "HEADRACE_ATTRIBUTION__GROUP goes on with what there is, without writing twice"
             )
         if error.fatal() or not error.retriable():
             log.warning("consumer_error", topic=record.topic(), error=error.str())
@@ -490,7 +485,11 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         is_recent = side.known_ms() > min(awaited_ms, proof_ms - 1e3 * PROOF_EVERY_S)
         if merge.is_quiet or side.waiting or is_recent:
             return
-        _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), 5)
+        try:
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), 5)
+        except KafkaException as error:
+            log.warning("end_not_known", topic=topic, partition=partition, error=str(error))
+            return  # without a proof time does not pass; another will be asked for
         if side.read >= max(high, side.strict_end):
             side.proven_ms = max(side.proven_ms, proof_ms)
 
@@ -508,12 +507,20 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
                 metrics.LAG.labels(topic, partition).set(max(high - side.released, 0))
 
 
+@patiently
 def _merges(parts: MergeParts) -> dict[int, PartitionMerge]:
     """The merge of each partition, where it starts; up to what the log holds now it is strict."""
     strict_ms = parts.clock.now_ms() - ALLOWANCE_MS
     ends = [end_offsets(parts.log, topic, list(parts.starts)) for topic in parts.topics]
     merges = {}
     for partition, start in parts.starts.items():
+        for side, topic in enumerate(parts.topics):
+            if ends[side][partition] < start.quiet_ends[side]:
+                raise OffsetGoneError(
+                    f"{topic}/{partition} ends at {ends[side][partition]}, before the offset "
+                    f"{start.quiet_ends[side]} that {parts.group} has committed: it is another "
+                    "log; another HEADRACE_ATTRIBUTION__GROUP begins anew"
+                )
         first, second = (
             Side(
                 quiet_end=start.quiet_ends[side],

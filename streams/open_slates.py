@@ -107,7 +107,7 @@ class SlotState:
 
 
 class Slate:
-    """A served slate, about 8 KB for 20 titles: features as one array, ids as hashes and text."""
+    """A served slate, about 12 KB for 20 titles: features as one array, ids as hashes and text."""
 
     __slots__ = (
         "account", "due_ms", "events", "features", "is_decided", "items", "logged_at_ms",

@@ -9,7 +9,7 @@ from online_models.bandits import BanditState, PolicyOptions, policy_of
 from online_models.situation import situation_of
 from tests.online_models.examples import outcomes
 
-N_BATCHES, BATCH = 60, 100
+N_BATCHES, BATCH = 40, 100
 OPTIONS = PolicyOptions(n_draws=128)
 
 
