@@ -177,12 +177,12 @@ def test_a_crash_behind_any_record_of_a_publication_is_made_good(small_site, rng
     outcomes = random_outcomes(rng, 300, every_ms=500)
     records = with_rollbacks(outcomes)
     publisher = resumed(parts_of(small_site, rates_alone=True))
-    for at in range(0, len(records), 60):  # 30 versions kept in each, some let go of unwritten
-        publisher.take([batch_of(records[at : at + 60], at)])
+    for at in range(0, len(records), 152):  # 76 versions kept in each, some let go of unwritten
+        publisher.take([batch_of(records[at : at + 152], at)])
         publisher._parts.monotonic_s.now_s += 1
     publisher.finish()
     written = list(read_to_end(small_site.log, small_site.topic("models")))
-    assert len(written) > 150
+    assert len(written) > 100
     stored = {}
     for record in written:
         key, value = record.key().decode(), record.value()
@@ -190,8 +190,10 @@ def test_a_crash_behind_any_record_of_a_publication_is_made_good(small_site, rng
             stored[key] = StoredVersion(value, record.offset(), read_kept(record.headers()))
         else:
             stored.pop(key)
-        learner = Learner({"rates": ArmRates()}, 1_000)
+        learner, clean = (Learner({"rates": ArmRates()}, 1_000) for _ in range(2))
         resume(learner, stored)
+        clean.learn(batch_of(records[: learner.sequence]))
+        assert list(learner.kept) == list(clean.kept)
         learner.learn(batch_of(records[learner.sequence :], learner.sequence))
         assert list(learner.kept) == list(publisher.learner.kept)
         assert_same(learner.version().arrays, publisher.learner.version().arrays)
