@@ -8,7 +8,7 @@ from pathlib import Path
 
 from features.codec import encode_interaction
 from features.events import Interaction
-from features.log import LogConfig, LogWriter
+from features.log import LogConfig, LogWriter, end_offsets
 from infra import topics
 from infra.embedded import ChildServer, free_port
 from infra.stack import is_ready
@@ -82,11 +82,14 @@ class AttributionSite:
     def written(self) -> Counter[str]:
         return written_outcomes(self.log, self.topic("outcomes"))
 
+    def n_written(self) -> int:
+        return end_offsets(self.log, self.topic("outcomes"), [0])[0]
+
     def wait_until_written(self) -> None:
         """Returns when the log of learning is that of a clean run, each outcome once."""
         expected, deadline_s = self.expected(), time.monotonic() + AGREED_S
-        while (written := self.written()).total() < expected.total():
-            assert time.monotonic() < deadline_s, sorted((expected - written).elements())[:3]
+        while self.n_written() < expected.total() and time.monotonic() < deadline_s:
             time.sleep(0.1)
+        written = self.written()
         missing, spare = (expected - written).elements(), (written - expected).elements()
         assert [*sorted(missing)[:5], "and instead", *sorted(spare)[:5]] == ["and instead"]

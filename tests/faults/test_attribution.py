@@ -39,7 +39,7 @@ def test_outcomes_are_those_of_a_clean_run_after_kills_under_load(site, rng):
     with site.process() as process:
         sender.start()
         try:
-            wait_until(lambda: site.written().total() > 0)
+            wait_until(lambda: site.n_written() > 0)
             for delay_s in delays_s:
                 time.sleep(delay_s)  # the kill point itself, not a wait for something
                 process.restart()
