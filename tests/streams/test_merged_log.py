@@ -28,10 +28,8 @@ from streams.merged_log import (
     read_starts,
 )
 from streams.open_slates import Attribution, AttributionRules
-from tests.slates import END_OF_TIME_MS, outcomes_of, records
-from tests.streams.test_open_slates import random_logs
+from tests.slates import END_OF_TIME_MS, HORIZON_MS, outcomes_of, random_logs, records
 
-HORIZON_MS = 10_000
 RULES = AttributionRules(horizon_ms=HORIZON_MS)
 
 
