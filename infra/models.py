@@ -13,9 +13,9 @@ from features.learning_codec import decode_snapshot, encode_rollback, encode_sna
 from features.log import LogError, LogWriter
 from features.model_snapshot import ModelSnapshot, SnapshotError, require_finite
 from features.model_versions import (
-    MAX_RECORD_BYTES,
     RESTORED,
     SERVED,
+    VERSION_OPTIONS,
     StoredVersion,
     kept_key,
     kept_sequence,
@@ -133,7 +133,7 @@ def roll_back(
     restored = replace(
         snapshot, sequence=order.offset + 1, restored_from=sequence, created_at_ms=now_ms
     )
-    writer = LogWriter(settings.kafka.log_config(), **{"message.max.bytes": MAX_RECORD_BYTES})
+    writer = LogWriter(settings.kafka.log_config(), **VERSION_OPTIONS)
     topic = settings.kafka.prefix + topics.MODELS
     writer.append(topic, RESTORED.encode(), encode_snapshot(restored))
     writer.flush()
