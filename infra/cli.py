@@ -678,6 +678,25 @@ def erase_user(
     console.print(f"forgotten from {position.topic}/{position.partition} at {position.offset} on")
 
 
+@models_app.command("report")
+def report_models(
+    by_segment: Annotated[bool, typer.Option(help="a line for each segment as well")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Shows how well the online models do on what they had not seen yet, and which drifts came up.
+
+    Log loss, ROC AUC and calibration error are those of a window of some 12,000 outcomes.
+    """
+    from infra.learning_report import read_report, show_report
+    from infra.running import connected
+
+    report = read_report(connected(Settings()))
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))  # noqa: T201 (the answer itself)
+        return
+    show_report(report, console, by_segment=by_segment)
+
+
 @models_app.command("list")
 def list_models(as_json: JsonFlag = False) -> None:
     """Lists the versions that can be gone back to, and which one is in use."""
