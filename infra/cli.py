@@ -743,11 +743,14 @@ def show_model(
             f"{array.least:,.4g}", f"{array.mean:,.4g}", f"{array.most:,.4g}",
         )  # fmt: skip
     console.print(table)
-    arms = Table("context", "arm", "slots", "share", "mean reward", title="arms by context")
+    columns = ("context", "arm", "slots", "share", "mean reward", "posterior mean", "weight")
+    arms = Table(*columns, title="arms in the contexts with the most slots")
     for arm in shown.arms:
         arms.add_row(
-            arm.context, arm.arm, f"{arm.slots:,}", f"{arm.share:.3f}", f"{arm.mean_reward:+.3f}"
-        )
+            arm.context, arm.arm, f"{arm.slots:,}", f"{arm.share:.3f}", f"{arm.mean_reward:+.3f}",
+            "" if arm.posterior_mean is None else f"{arm.posterior_mean:.3f}",
+            "" if arm.posterior_weight is None else f"{arm.posterior_weight:,.1f}",
+        )  # fmt: skip
     console.print(arms)
 
 

@@ -1,6 +1,6 @@
 """Versions of learned state for people: which there are, what is in one, and going back to one."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,14 +24,16 @@ from features.model_versions import (
 from features.outcomes import Rollback
 from features.position import Position
 from features.registry import feature_version
-from features.vocabulary import ARM_NAMES
+from features.vocabulary import ARM_NAMES, N_ARMS
 from infra import topics
 from infra.settings import Settings
-from online_models.base import RATES
+from online_models.bandits import policy_of
+from online_models.base import BANDITS, RATES
 from online_models.learner import OUTCOMES, arrays_of
 from online_models.rates import ArmRates
+from online_models.situation import N_SITUATION
 
-N_CONTEXTS_SHOWN = 8
+N_CONTEXTS_SHOWN = 4
 NO_CONTEXT_NAME, NO_ARM_NAME = "none", "unknown"
 
 
@@ -73,7 +75,9 @@ class ArmRow:
     arm: str
     slots: int
     share: float  # of the slots in this context
-    mean_reward: float
+    mean_reward: float  # of these slots
+    posterior_mean: float | None  # what Thompson sampling believes; None where it has no belief
+    posterior_weight: float | None  # answers that the belief rests on, prior included
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,7 @@ def _arm_rows(snapshot: ModelSnapshot) -> list[ArmRow]:
         rates = ArmRates.of(arrays_of(RATES, snapshot.arrays))
     except SnapshotError:
         return []
-    shares, means = rates.shares(), rates.mean_rewards()
+    shares, means, beliefs = rates.shares(), rates.mean_rewards(), _beliefs(snapshot)
     contexts = [*CONTEXT_NAMES, NO_CONTEXT_NAME]
     arms = [*ARM_NAMES, NO_ARM_NAME]
     busiest = np.argsort(-rates.slots.sum(axis=1), kind="stable")[:N_CONTEXTS_SHOWN]
@@ -232,11 +236,30 @@ def _arm_rows(snapshot: ModelSnapshot) -> list[ArmRow]:
         ArmRow(
             contexts[context], arms[arm], int(rates.slots[context, arm]),
             round(float(shares[context, arm]), 4), round(float(means[context, arm]), 4),
+            *beliefs(int(context), int(arm)),
         )
         for context in busiest
         for arm in np.argsort(-rates.slots[context], kind="stable")
         if rates.slots[context, arm]
     ]  # fmt: skip
+
+
+def _beliefs(
+    snapshot: ModelSnapshot,
+) -> Callable[[int, int], tuple[float | None, float | None]]:
+    """Posterior mean and weight of an arm in a context, as Thompson sampling has them."""
+    try:
+        policy = policy_of("thompson", arrays_of(BANDITS, snapshot.arrays))
+    except SnapshotError:
+        return lambda _context, _arm: (None, None)
+
+    def belief(context: int, arm: int) -> tuple[float | None, float | None]:
+        if arm >= N_ARMS:
+            return None, None
+        found = policy.belief(context, np.zeros(N_SITUATION))
+        return round(float(found.means[arm]), 4), round(float(found.weights[arm]), 1)
+
+    return belief
 
 
 def _unknown(sequence: int, there: Any) -> str:
