@@ -115,7 +115,7 @@ def show_version(settings: Settings, sequence: int, clock: Clock | None = None) 
         rows[sequence],
         snapshot.feature_version,
         tuple(_array_row(name, values) for name, values in sorted(snapshot.arrays.items())),
-        tuple(_arm_rows(snapshot)),
+        tuple(arm_rows(snapshot)),
     )
 
 
@@ -222,7 +222,7 @@ def _array_row(name: str, values: NDArray[np.generic]) -> ArrayRow:
     return ArrayRow(name, values.shape, str(values.dtype), *spread)
 
 
-def _arm_rows(snapshot: ModelSnapshot) -> list[ArmRow]:
+def arm_rows(snapshot: ModelSnapshot) -> list[ArmRow]:
     """Arms of the contexts with the most slots, the largest share first in each."""
     try:
         rates = ArmRates.of(arrays_of(RATES, snapshot.arrays))
