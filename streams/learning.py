@@ -108,25 +108,34 @@ def decode(records: Records) -> LearningBatch:
 
 
 def resumed(parts: LearningParts) -> "Publisher":
-    """A learner at the newest version that fits, with the versions kept as of it."""
+    """A learner at the newest version that fits, and what publishes for it."""
     learner = Learner(parts.learners(), parts.keep_every_ms)
     stored = read_versions(parts.log, parts.models)
+    resume(learner, stored)
+    log.info("learner_resumed", sequence=learner.sequence, kept=len(learner.kept))
+    keys = {sequence for key in stored if (sequence := kept_sequence(key)) is not None}
+    return Publisher(parts, learner, keys)
+
+
+def resume(learner: Learner, stored: Mapping[str, StoredVersion]) -> None:
+    """Has a learner go on from the newest version that fits, with the versions kept as of it."""
     for snapshot, kept in _candidates(stored):
         try:
             learner.resume(_version(snapshot, kept), _kept_versions(stored, kept))
         except SnapshotError as error:
             log.error("version_left_out", sequence=snapshot.sequence, reason=str(error))
             continue
-        break
-    log.info("learner_resumed", sequence=learner.sequence, kept=len(learner.kept))
-    keys = {sequence for key in stored if (sequence := kept_sequence(key)) is not None}
-    return Publisher(parts, learner, keys)
+        return
 
 
 def _candidates(
     stored: Mapping[str, StoredVersion],
 ) -> list[tuple[ModelSnapshot, tuple[int, ...]]]:
-    """Good versions by a learner, newest first."""
+    """Good versions by a learner, newest first; last those of which a kept version is gone.
+
+    Of the newest version all are there, see `Publisher`. Of a kept one that a crash has left alone,
+    or that is older, some may never have been written or be tombstones by now.
+    """
     found = []
     for key, version in stored.items():
         if version.kept is None:
@@ -135,7 +144,12 @@ def _candidates(
             found.append((_sound(version), version.kept))
         except SnapshotError as error:
             log.error("version_left_out", key=key, reason=str(error))
-    return sorted(found, key=lambda pair: pair[0].sequence, reverse=True)
+
+    def rank(candidate: tuple[ModelSnapshot, tuple[int, ...]]) -> tuple[bool, int]:
+        snapshot, kept = candidate
+        return all(kept_key(sequence) in stored for sequence in kept), snapshot.sequence
+
+    return sorted(found, key=rank, reverse=True)
 
 
 def _sound(stored: StoredVersion) -> ModelSnapshot:
@@ -236,12 +250,12 @@ class Publisher:
             log.error("version_not_published", sequence=version.sequence, reason=str(error))
             return
         kept = self.learner.kept
-        for sequence in kept.keys() - self._stored:
+        for sequence in sorted(kept.keys() - self._stored):
             self._append(kept_key(sequence), kept[sequence])
         told = partial(self._note_delivery, version.sequence, self._oldest_ms)
         self._oldest_ms = None
         size = self._append(LEARNED, version, told)
-        for sequence in self._stored - kept.keys():
+        for sequence in sorted(self._stored - kept.keys()):
             self._writer.append(self._parts.models, kept_key(sequence).encode(), None)
         self._stored = set(kept)
         metrics.VERSIONS.inc()

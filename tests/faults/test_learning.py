@@ -42,7 +42,7 @@ def test_learned_state_equals_a_clean_replay_after_kills_under_load(site, rng):
             process.restart()
         sender.join()
         site.assert_equals_clean_replay()
-    assert site.clean_replay().counts.refused_rollbacks < 6
+    assert site.clean_replay().counts.rollbacks > 0
 
 
 def test_learning_goes_on_after_a_rollback_and_a_kill(small_site, rng):

@@ -8,11 +8,20 @@ import pytest
 from features.learning_codec import decode_snapshot, encode_snapshot
 from features.log import LogConfig, LogError, read_to_end
 from features.model_snapshot import ModelSnapshot
-from features.model_versions import LEARNED, kept_key, kept_sequence, read_versions
+from features.model_versions import (
+    LEARNED,
+    StoredVersion,
+    kept_key,
+    kept_sequence,
+    read_kept,
+    read_versions,
+)
 from features.outcomes import Rollback
 from infra.learned_parts import learners
 from infra.topics import Topic, ensure_topics
-from streams.learning import LearningParts, add_learning, resumed
+from online_models.learner import Learner
+from online_models.rates import ArmRates
+from streams.learning import LearningParts, add_learning, resume, resumed
 from streams.lease import Lease, LeaseError
 from tests.clock import FakeClock
 from tests.flows import wait_until
@@ -39,13 +48,13 @@ class Time:
         return self.now_s
 
 
-def parts_of(site, time_s=None, **others):
+def parts_of(site, time_s=None, *, rates_alone=False, **others):
     return LearningParts(
         log=site.log,
         outcomes=site.topic("outcomes"),
         models=site.topic("models"),
         group=f"{site.prefix}learning",
-        learners=learners,
+        learners=(lambda: {"rates": ArmRates()}) if rates_alone else learners,
         clock=FakeClock(),
         keep_every_ms=1_000,
         stop=Event(),
@@ -162,6 +171,35 @@ def test_versions_left_over_by_a_crash_are_written_anew_or_taken_out(small_site,
     second.take([batch_of(outcomes[250:], 250)])
     second.finish()
     assert kept_key(9_999) not in read_versions(small_site.log, topic)
+
+
+def test_a_crash_behind_any_record_of_a_publication_is_made_good(small_site, rng):
+    outcomes = random_outcomes(rng, 300, every_ms=500)
+    records = with_rollbacks(outcomes)
+    publisher = resumed(parts_of(small_site, rates_alone=True))
+    for at in range(0, len(records), 60):  # 30 versions kept in each, some let go of unwritten
+        publisher.take([batch_of(records[at : at + 60], at)])
+        publisher._parts.monotonic_s.now_s += 1
+    publisher.finish()
+    written = list(read_to_end(small_site.log, small_site.topic("models")))
+    assert len(written) > 150
+    stored = {}
+    for record in written:
+        key, value = record.key().decode(), record.value()
+        if value:
+            stored[key] = StoredVersion(value, record.offset(), read_kept(record.headers()))
+        else:
+            stored.pop(key)
+        learner = Learner({"rates": ArmRates()}, 1_000)
+        resume(learner, stored)
+        learner.learn(batch_of(records[learner.sequence :], learner.sequence))
+        assert list(learner.kept) == list(publisher.learner.kept)
+        assert_same(learner.version().arrays, publisher.learner.version().arrays)
+
+
+def with_rollbacks(outcomes):
+    """Two that can be followed, of versions that are thinned out later, and one that cannot."""
+    return [*outcomes[:90], Rollback(61), *outcomes[90:170], Rollback(153), *outcomes[170:]]
 
 
 def test_state_that_is_not_sound_is_not_published(small_site, rng):
