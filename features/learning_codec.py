@@ -24,6 +24,7 @@ from features.outcomes import (
     NO_ROLLBACK,
     OUTCOME,
     UNKNOWN_ARM,
+    Drift,
     Outcome,
     Rollback,
 )
@@ -182,3 +183,24 @@ def decode_snapshot(value: bytes) -> ModelSnapshot:
         message.restored_from,
         message.feature_version,
     )
+
+
+def encode_drift(drift: Drift) -> bytes:
+    """Protobuf bytes of a drift."""
+    return events_pb2.Drift(
+        what=drift.what,
+        segment=drift.segment,
+        offset=drift.offset,
+        before=drift.before,
+        after=drift.after,
+    ).SerializeToString()
+
+
+def decode_drift(value: bytes) -> Drift:
+    """The drift in the bytes of a record. Raises WireError."""
+    message = events_pb2.Drift()
+    try:
+        message.ParseFromString(value)
+    except DecodeError as error:
+        raise WireError(f"record is not a Drift as protobuf: {error}") from error
+    return Drift(message.what, message.segment, message.offset, message.before, message.after)

@@ -21,7 +21,11 @@ RESTORED: Final = "learned@restored"
 SERVED: Final = (LEARNED, RESTORED)
 KEPT_PREFIX: Final = "learned@"
 KEPT_HEADER: Final = "kept"
-MAX_RECORD_BYTES: Final = 8 << 20  # of the topic
+# How versions are written. Four a second of half a megabyte, mostly zeros, are worth compressing.
+VERSION_OPTIONS: Final[dict[str, str | int]] = {
+    "message.max.bytes": 8 << 20,
+    "compression.type": "zstd",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,3 +84,14 @@ class Rollback:
     to_sequence: int
     reason: str = ""
     ordered_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """That viewers, or the models' fit, changed. The same log gives the same drifts."""
+
+    what: str  # log_loss, label_rate or share
+    segment: str
+    offset: int  # in the log of learning, of the last outcome before it was found
+    before: float  # mean since its detector began
+    after: float  # mean of late

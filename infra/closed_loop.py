@@ -271,7 +271,7 @@ def count_slate(
     table = RewardTable()
     for slot, item in enumerate(slate.items):
         answers = answers_of(by_slot[slot])
-        for tally in (summary.total, summary.by_arm[item.source], summary.by_slot[slot]):
+        for tally in (summary.total, summary.by_arm[item.arm], summary.by_slot[slot]):
             tally.add(answers.label(), answers.reward(table))
 
 

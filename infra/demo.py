@@ -1,6 +1,7 @@
 """The demonstration: real viewing events change real recommendations, within milliseconds.
 
-history -> log and training; the rest -> log as a live stream; then a scripted viewer clicks.
+history -> log and training; the rest -> log as a live stream; a scripted viewer clicks; then
+simulated viewers answer slates, and what they do moves the bandits.
 """
 
 import json
@@ -18,6 +19,7 @@ from features.events import Interaction
 from features.log import LogWriter
 from features.vocabulary import EventType
 from infra import topics
+from infra.demo_learning import HORIZON_S, show_learning
 from infra.metrics_client import Metrics
 from infra.producers import data_folders, dataset
 from infra.settings import Settings
@@ -32,6 +34,7 @@ MAIN_DATASET = "movietweetings"
 HISTORY_SHARE = 0.8
 LIVE_RATE = 2_000.0  # events a second of the live part
 CLICKS = 3
+LOOKS = 5
 WAIT_MS = 1_000
 
 
@@ -55,7 +58,8 @@ class Shown:
 def run_demo(settings: Settings, name: str, console: Console) -> dict[str, Any]:
     """Runs everything once, shows it, and leaves the summary in `demo.json` of the home folder."""
     started_s = time.monotonic()
-    with Stack(settings) as stack:
+    horizon = settings.attribution.model_copy(update={"horizon_s": HORIZON_S})
+    with Stack(settings.model_copy(update={"attribution": horizon})) as stack:
         source = choose_dataset(settings, name, console)
         history = fill(stack, source, console)
         stack.start_features()
@@ -69,6 +73,7 @@ def run_demo(settings: Settings, name: str, console: Console) -> dict[str, Any]:
             "freshness_p50_ms": live["freshness_p50_ms"],
             "freshness_p99_ms": live["freshness_p99_ms"],
             **scripted_viewer(stack, source, console),
+            **show_learning(stack, console),
         }
     summary["wall_s"] = round(time.monotonic() - started_s, 1)
     path = settings.home / "demo.json"
@@ -198,6 +203,8 @@ def scripted_viewer(stack: Stack, source: Dataset, console: Console) -> dict[str
     with Client(stack.addresses.grpc, timeout_s=5.0) as client:
         client.wait_until_connected()
         before = client.recommend("demo-viewer")
+        # Some slots explore: what a mere second look would have shown is no change.
+        looks = [before, *(client.recommend("demo-viewer") for _ in range(LOOKS - 1))]
         _print_slate("before", before, console)
         took_ms, answer = [], before
         for k, item_id in enumerate(titles_to_click(source), 1):
@@ -213,9 +220,11 @@ def scripted_viewer(stack: Stack, source: Dataset, console: Console) -> dict[str
                 f"{position.offset}: new slate after {took_ms[-1]:.1f} ms, click {included}"
             )
         _print_slate("after", answer, console)
-    shown_before = {item.item_id for item in before.items}
+    shown_before = {item.item_id for look in looks for item in look.items}
     changed = [item for item in answer.items if item.item_id not in shown_before]
-    console.print(f"{len(changed)} of {len(answer.items)} titles are new in the slate")
+    console.print(
+        f"{len(changed)} of {len(answer.items)} titles stood in none of {LOOKS} slates before"
+    )
     return {
         "click_to_change_ms": round(float(np.median(took_ms)), 2),
         "changed_titles": len(changed),
@@ -253,6 +262,6 @@ def _print_slate(name: str, answer: Recommendations, console: Console) -> None:
 def _summary_table(summary: dict[str, Any]) -> Table:
     table = Table("figure", "value", title="Headrace demo")
     for name, value in summary.items():
-        if not isinstance(value, list):
+        if not isinstance(value, list | dict):
             table.add_row(name, f"{value:,}" if isinstance(value, int | float) else str(value))
     return table

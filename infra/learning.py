@@ -1,14 +1,16 @@
 """Composition of the learning flow, attribution in the same process unless told otherwise."""
 
+import time
 from collections.abc import Callable
 from threading import Event
+from typing import cast
 
 from bytewax.dataflow import Dataflow
 
 from features.clock import WallClock
 from features.decision_context import CONTEXT_NAMES
 from features.learning_codec import decode_learning_batch, encode_outcome
-from features.log import LogError
+from features.log import LogError, LogWriter
 from features.model_snapshot import SnapshotError
 from features.outcomes import Outcome
 from features.ranking import N_COLUMNS
@@ -18,9 +20,11 @@ from infra.attribution import attribution_parts
 from infra.learned_parts import learners
 from infra.settings import Settings
 from infra.telemetry import READY
+from online_models.base import CLICKS
 from online_models.learner import Learner
 from streams.attribution import add_attribution
 from streams.learning import LearningParts, add_learning
+from streams.learning_news import FindsDrift, LearningNews
 from streams.lease import Lease, LeaseError
 from streams.runner import run_flow
 
@@ -31,8 +35,9 @@ NAME = "learning"
 def learning_parts(settings: Settings, stop: Event, lease: Lease) -> LearningParts:
     """What the flow is given under these settings."""
     learning, prefix = settings.learning, settings.kafka.prefix
+    log = settings.kafka.log_config()
     return LearningParts(
-        log=settings.kafka.log_config(),
+        log=log,
         outcomes=prefix + topics.OUTCOMES,
         models=prefix + topics.MODELS,
         group=learning.group,
@@ -42,6 +47,12 @@ def learning_parts(settings: Settings, stop: Event, lease: Lease) -> LearningPar
         keep_every_ms=int(1_000 * learning.keep_every_s),
         accept_gap=learning.accept_gap,
         check=lease.check,
+        learnt=LearningNews(
+            lambda parts: cast("FindsDrift", parts[CLICKS]),
+            LogWriter(log),
+            prefix + topics.MODELS,
+            time.monotonic,
+        ),
         stop=stop,
     )
 

@@ -13,9 +13,9 @@ from features.learning_codec import decode_snapshot, encode_rollback, encode_sna
 from features.log import LogError, LogWriter
 from features.model_snapshot import ModelSnapshot, SnapshotError, require_finite
 from features.model_versions import (
-    MAX_RECORD_BYTES,
     RESTORED,
     SERVED,
+    VERSION_OPTIONS,
     StoredVersion,
     kept_key,
     kept_sequence,
@@ -115,7 +115,7 @@ def show_version(settings: Settings, sequence: int, clock: Clock | None = None) 
         rows[sequence],
         snapshot.feature_version,
         tuple(_array_row(name, values) for name, values in sorted(snapshot.arrays.items())),
-        tuple(_arm_rows(snapshot)),
+        tuple(arm_rows(snapshot)),
     )
 
 
@@ -137,7 +137,7 @@ def roll_back(
     restored = replace(
         snapshot, sequence=order.offset + 1, restored_from=sequence, created_at_ms=now_ms
     )
-    writer = LogWriter(settings.kafka.log_config(), **{"message.max.bytes": MAX_RECORD_BYTES})
+    writer = LogWriter(settings.kafka.log_config(), **VERSION_OPTIONS)
     topic = settings.kafka.prefix + topics.MODELS
     writer.append(topic, RESTORED.encode(), encode_snapshot(restored))
     writer.flush()
@@ -222,7 +222,7 @@ def _array_row(name: str, values: NDArray[np.generic]) -> ArrayRow:
     return ArrayRow(name, values.shape, str(values.dtype), *spread)
 
 
-def _arm_rows(snapshot: ModelSnapshot) -> list[ArmRow]:
+def arm_rows(snapshot: ModelSnapshot) -> list[ArmRow]:
     """Arms of the contexts with the most slots, the largest share first in each."""
     try:
         rates = ArmRates.of(arrays_of(RATES, snapshot.arrays))

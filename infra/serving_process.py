@@ -19,7 +19,7 @@ from infra.stack import bundles_folder
 from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
 from serving.bundle import Bundle, BundleError, load_current
-from serving.catalogue import Catalogue
+from serving.catalogue import Catalogue, CatalogueTable
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
@@ -53,14 +53,7 @@ async def _serve(settings: Settings) -> None:
     follower.start()
     models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
-    recommender = Recommender(
-        table,
-        mirror,
-        _bundle(settings),
-        refresh_ms=CHARTS_EVERY_MS,
-        explorer=Explorer(serving.exploration_share, np.random.default_rng()),
-        overlay=Overlay(0, Beliefs.none_yet(serving.policy)),
-    )
+    recommender = _recommender(settings, table, mirror)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
@@ -116,6 +109,19 @@ async def _serve(settings: Settings) -> None:
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+
+
+def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
+    """What answers; of the bandits it knows nothing yet."""
+    serving = settings.serving
+    return Recommender(
+        table,
+        mirror,
+        _bundle(settings),
+        refresh_ms=CHARTS_EVERY_MS,
+        explorer=Explorer(serving.exploration_share, np.random.default_rng()),
+        overlay=Overlay(0, Beliefs.none_yet(serving.policy)),
+    )
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:

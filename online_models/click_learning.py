@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from features.compiled import Rows
 from features.model_snapshot import Arrays
+from features.outcomes import Drift
 from online_models.challengers import (
     Challenger,
     FactorizationChallenger,
@@ -29,7 +30,7 @@ from online_models.challengers import (
 )
 from online_models.click_features import COLUMNS, columns_of
 from online_models.click_model import ClickModel, ClickSettings
-from online_models.drift import DriftEvent, DriftMonitor, Response, ResponseSettings
+from online_models.drift import DriftMonitor, Response, ResponseSettings
 from online_models.evaluation import Figures, WindowedMetrics, log_losses
 from online_models.item_rates import ItemRates
 from online_models.segments import SEGMENTS, Segments, segments_of
@@ -87,7 +88,7 @@ class ClickLearner:
         self._response = Response(self._settings.response)
         self._counts = np.zeros(3, np.int64)  # learnt, left alone, drifts
         self._block = np.zeros(3)  # outcomes measured in this block; losses of model and rates
-        self._events: list[DriftEvent] = []
+        self._events: list[Drift] = []
 
     def learn(self, outcomes: Rows) -> None:
         """Takes in `(n,) OUTCOME` records in their order, a batch of any size alike."""
@@ -101,7 +102,7 @@ class ClickLearner:
                 self._end_block(int(taken["offset"][:room][-1]))
             taken = taken[room:]
 
-    def take_events(self) -> list[DriftEvent]:
+    def take_events(self) -> list[Drift]:
         """Drifts found since the last call, for whoever publishes them."""
         events, self._events = self._events, []
         return events
@@ -163,6 +164,12 @@ class ClickLearner:
             tuple(self._metrics.figures()),
             tuple(self._sampled.figures()),
         )
+
+    def figures(self) -> tuple[Figures, ...]:
+        """Those of everything that is served, and of the challengers on their sample."""
+        report = self.report()
+        challengers = (found for found in report.sampled if found.series in self._challengers)
+        return (*report.served, *challengers)
 
     def _parts(self) -> Iterator[tuple[str, Restorable]]:
         yield "click", self._model

@@ -26,6 +26,7 @@ from river import drift, stats
 
 from features.compiled import compiled
 from features.model_snapshot import Arrays
+from features.outcomes import Drift
 from online_models.segments import N_SEGMENTS, SEGMENTS, Segments
 from online_models.state import checked
 
@@ -39,17 +40,6 @@ KINDS: Final = ("log_loss", "label_rate", "share")
 LOSS, LABELS, SHARE = range(3)
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class DriftEvent:
-    """A change that was found. The same log gives the same events, so a replay repeats them."""
-
-    what: str  # of KINDS
-    segment: str  # of SEGMENTS
-    offset: int  # in the log of learning, of the last outcome before it was found
-    before: float  # mean since the detector began
-    after: float  # mean of late
 
 
 class Detector:
@@ -137,18 +127,18 @@ class DriftMonitor:
         """Takes in outcomes in order, each with the served model's loss and its segments."""
         _add(self._sums, self._shown, losses, labels, segments)
 
-    def check(self, offset: int) -> list[DriftEvent]:
+    def check(self, offset: int) -> list[Drift]:
         """What is found to have changed. To be called at fixed counts of outcomes."""
         return [*self._check_means(offset), *self._check_shares(offset)]
 
-    def _check_means(self, offset: int) -> Iterator[DriftEvent]:
+    def _check_means(self, offset: int) -> Iterator[Drift]:
         for k in np.flatnonzero(self._sums[0] >= BATCH).tolist():
             n, loss, clicks = self._sums[:, k].tolist()
             self._sums[:, k] = 0.0
             yield from self._update(LOSS, k, loss / n, offset)
             yield from self._update(LABELS, k, clicks / n, offset)
 
-    def _check_shares(self, offset: int) -> Iterator[DriftEvent]:
+    def _check_shares(self, offset: int) -> Iterator[Drift]:
         n = float(self._shown[0])
         if n < SHARE_BATCH:
             return
@@ -157,11 +147,11 @@ class DriftMonitor:
         for k in range(1, N_SEGMENTS):
             yield from self._update(SHARE, k, shares[k], offset)
 
-    def _update(self, kind: int, k: int, value: float, offset: int) -> Iterator[DriftEvent]:
+    def _update(self, kind: int, k: int, value: float, offset: int) -> Iterator[Drift]:
         detector = self._detectors[kind][k]
         if detector.update(value):
             before, after = detector.before_and_after()
-            yield DriftEvent(KINDS[kind], SEGMENTS[k], offset, before, after)
+            yield Drift(KINDS[kind], SEGMENTS[k], offset, before, after)
             detector.reset()
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
@@ -237,7 +227,7 @@ class Response:
         margin = 0.0 if self.falls_back else self._settings.margin
         self.falls_back = bool(model_loss >= rates_loss * (1.0 + margin))
 
-    def on(self, event: DriftEvent) -> None:
+    def on(self, event: Drift) -> None:
         """A rise of loss is answered by learning faster; other changes are told, no more."""
         if event.what == KINDS[LOSS]:
             self._fast = self._settings.outcomes

@@ -33,7 +33,7 @@ from features.log import LogConfig, LogError, LogWriter, end_offsets, partitions
 from features.model_snapshot import ModelSnapshot, SnapshotError, require_finite
 from features.model_versions import (
     LEARNED,
-    MAX_RECORD_BYTES,
+    VERSION_OPTIONS,
     StoredVersion,
     kept_headers,
     kept_key,
@@ -195,7 +195,7 @@ class Publisher:
         self._published_s = float("-inf")
         self._acknowledged_s: float | None = None
         self._oldest_ms: int | None = None  # decision of the oldest outcome not yet published
-        self._writer = LogWriter(parts.log, **{"message.max.bytes": MAX_RECORD_BYTES})
+        self._writer = LogWriter(parts.log, **VERSION_OPTIONS)
         metrics.VERSION_AGE.set_function(self._age_s)
         metrics.VERSION_SEQUENCE.set_function(lambda: self.acknowledged)
 

@@ -59,3 +59,9 @@ ANSWER_DELAY = Histogram(
     "From a slate in the log to the first answer to one of its slots",
     buckets=[1, 3, 10, 30, 60, 120, 300, 600, 1_200, 3_600],
 )
+DRIFTS = Counter("headrace_learning_drifts", "Changes found", ["what", "segment"])
+ONLINE_LOSS = Gauge("headrace_learning_log_loss", "Test-then-train, over the window", ["series"])
+ONLINE_AUC = Gauge("headrace_learning_roc_auc", "Test-then-train, over the window", ["series"])
+ONLINE_CALIBRATION = Gauge(
+    "headrace_learning_calibration_error", "Test-then-train, over the window", ["series"]
+)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from headrace.v1 import events_pb2
@@ -17,6 +17,7 @@ from streams.open_slates import Attribution, AttributionRules
 
 ANSWER_TYPES = [EventType(t) for t in range(2, 13)]
 END_OF_TIME_MS = 1 << 60
+HORIZON_MS = 10_000
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,34 @@ def random_answer(rng: np.random.Generator, event: str, user: str, item: str) ->
         user_id=user,
         item_id=item,
         type=kind,
-        occurred_at_ms=1_700_000_000_000 + int(rng.integers(1_000)),
+        occurred_at_ms=1 + int(rng.integers(1_000)),
         rating=float(rng.integers(0, 11)) if kind == EventType.RATE else None,
         watch_position_s=float(rng.integers(0, 100)),
         watch_duration_s=100.0,
     )
+
+
+def random_logs(
+    rng: np.random.Generator, n: int, *, with_requests: float = 0.7
+) -> tuple[list[tuple[int, bytes]], list[tuple[int, Interaction]]]:
+    """Slates and answers of a few viewers; some answers late, twice, or before their slate.
+
+    Over six times HORIZON_MS; `with_requests`: the share of answers that name their request.
+    """
+    slates, interactions, times = [], [], np.sort(rng.integers(0, 6 * HORIZON_MS, n))
+    for k, at_ms in enumerate(times.tolist()):
+        user = f"u{int(rng.integers(4))}"
+        items = [f"i{int(i)}" for i in rng.choice(8, 3, replace=False)]
+        slates.append((at_ms, slate(f"r{k}", user, items)))
+        for j in range(int(rng.integers(0, 4))):
+            said = random_answer(rng, f"e{k}-{j}", user, items[int(rng.integers(3))])
+            delay_ms = int(rng.choice([-300, 50, 900, 4_000, HORIZON_MS, 15_000, 25_000]))
+            request = f"r{k}" if rng.random() < with_requests else ""
+            said = replace(said, request_id=request)
+            interactions.append((max(at_ms + delay_ms, 0), said))
+            if rng.random() < 0.1:
+                interactions.append((max(at_ms + delay_ms, 0) + 100, said))
+    return slates, sorted(interactions, key=lambda pair: pair[0])
 
 
 def records(values: Iterable[tuple[int, bytes | Interaction]], partition: int = 0) -> list[Logged]:

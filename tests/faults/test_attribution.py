@@ -8,7 +8,6 @@ import pytest
 from features.log import LogConfig
 from tests.attributions import AttributionSite
 from tests.flows import wait_until
-from tests.streams.test_attribution import send
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def send_until(site, rng, done):
     """A load until `done`: a few slates at a time, with their answers."""
     round_ = 0
     while not done.is_set():
-        send(site, rng, 10, f"{round_}-")
+        site.send(rng, 10, f"{round_}-")
         round_ += 1
         time.sleep(0.1)  # the pace of the load
 
@@ -39,7 +38,7 @@ def test_outcomes_are_those_of_a_clean_run_after_kills_under_load(site, rng):
     with site.process() as process:
         sender.start()
         try:
-            wait_until(lambda: site.written().total() > 0)
+            wait_until(lambda: site.n_written() > 0)
             for delay_s in delays_s:
                 time.sleep(delay_s)  # the kill point itself, not a wait for something
                 process.restart()
@@ -54,9 +53,9 @@ def test_outcomes_are_those_of_a_clean_run_after_kills_under_load(site, rng):
 def test_outcomes_that_were_written_and_never_committed_are_not_written_again(small_site, rng):
     site = small_site
     site.epoch_s = 60  # an epoch's offsets are committed at its end, and it never comes to that
-    send(site, rng, 40)
+    site.send(rng, 40)
     with site.process() as process:
         site.wait_until_written()
         process.restart()
-        send(site, rng, 10, "later-")
+        site.send(rng, 10, "later-")
         site.wait_until_written()

@@ -351,7 +351,7 @@ def test_a_lake_says_which_log_it_holds(small_site, rng):
         small_site.wait_until_archived(lake.INTERACTIONS)
     identity = lake.identity_of(small_site.lake)
     assert identity.partitions == {
-        "interactions": 4, "impressions": 4, "outcomes": 4, "catalog": 1, "erasures": 1,
+        "interactions": 4, "impressions": 4, "outcomes": 1, "catalog": 1, "erasures": 1,
     }  # fmt: skip
     assert identity.topics["interactions"] == small_site.topic("interactions")
     assert json.loads((small_site.lake / "log.json").read_text())["cluster_id"]

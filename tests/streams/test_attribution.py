@@ -5,14 +5,13 @@ import urllib.request
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from features.events import Interaction
 from features.learning_codec import decode_learning_record
 from features.log import LogConfig, LogError, read_to_end
 from infra import topics
 from streams.attribution import AttributionParts, AttributionTopics, build_flow
 from tests.attributions import AttributionSite
 from tests.flows import wait_until
-from tests.slates import final, random_answer, slate
+from tests.slates import final
 
 
 @pytest.fixture
@@ -34,24 +33,10 @@ def committed(site, topic):
         consumer.close()
 
 
-def send(site, rng, n, tag=""):
-    """Slates of a few viewers; half of them answered, with or without naming the request."""
-    for k in range(n):
-        user, request = f"u{k % 7}", f"r{tag}{k}"
-        items = [f"i{int(i)}" for i in rng.choice(9, 4, replace=False)]
-        site.serve(user, slate(request, user, items))
-        site.writer.flush()
-        for j in range(int(rng.integers(0, 3))):
-            said = random_answer(rng, f"e{tag}{k}-{j}", user, items[j])
-            fields = {name: getattr(said, name) for name in Interaction.__slots__}
-            site.answer(Interaction(**{**fields, "request_id": request if j else ""}))
-    site.writer.flush()
-
-
 def test_what_viewers_did_before_and_do_now_becomes_outcomes_and_silence_does_too(site, rng):
-    send(site, rng, 40, "before-")
+    site.send(rng, 40, "before-")
     with site.process() as process:
-        send(site, rng, 40)
+        site.send(rng, 40)
         site.wait_until_written()
         wait_until(lambda: committed(site, "interactions") == n_logged(site, "interactions"))
         with urllib.request.urlopen(site.metrics_url, timeout=5) as answer:  # noqa: S310 (loopback)

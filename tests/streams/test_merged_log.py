@@ -28,10 +28,8 @@ from streams.merged_log import (
     read_starts,
 )
 from streams.open_slates import Attribution, AttributionRules
-from tests.slates import END_OF_TIME_MS, outcomes_of, records
-from tests.streams.test_open_slates import random_logs
+from tests.slates import END_OF_TIME_MS, HORIZON_MS, outcomes_of, random_logs, records
 
-HORIZON_MS = 10_000
 RULES = AttributionRules(horizon_ms=HORIZON_MS)
 
 
@@ -193,7 +191,7 @@ class SimulatedLog:
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**9))
 def test_crashes_at_any_point_leave_each_outcome_once(seed):
     world = SimulatedLog(np.random.default_rng(seed))

@@ -13,9 +13,16 @@ from features.vocabulary import EventType
 from online_models.reward import RewardTable, answers_of
 from streams import open_slates
 from streams.open_slates import SLACK_MS, Attribution, AttributionRules, answers_in
-from tests.slates import END_OF_TIME_MS, final, outcomes_of, random_answer, records, slate
+from tests.slates import (
+    END_OF_TIME_MS,
+    HORIZON_MS,
+    final,
+    outcomes_of,
+    random_logs,
+    records,
+    slate,
+)
 
-HORIZON_MS = 10_000
 RULES = AttributionRules(horizon_ms=HORIZON_MS)
 EVENTS = itertools.count()
 
@@ -230,26 +237,6 @@ def test_a_viewer_who_cannot_decide_ends_with_the_last_word():
     assert max(o.revision for o in found) <= 255
     deeds = [a.deed for a in answers_in(open_slates.decode_records(records(flips)).events)]
     assert final(found)["r1", 0].reward == answers_of(deeds).reward(RewardTable())
-
-
-def random_logs(rng, n, *, with_requests=0.7):
-    """Slates and answers of a few viewers; some answers late, twice, or before their slate."""
-    slates, interactions, times = [], [], np.sort(rng.integers(0, 6 * HORIZON_MS, n))
-    for k, at_ms in enumerate(times.tolist()):
-        user = f"u{int(rng.integers(4))}"
-        items = [f"i{int(i)}" for i in rng.choice(8, 3, replace=False)]
-        slates.append((at_ms, slate(f"r{k}", user, items)))
-        for j in range(int(rng.integers(0, 4))):
-            said = random_answer(rng, f"e{k}-{j}", user, items[int(rng.integers(3))])
-            delay_ms = int(rng.choice([-300, 50, 900, 4_000, HORIZON_MS, 15_000, 25_000]))
-            request = f"r{k}" if rng.random() < with_requests else ""
-            said = Interaction(
-                **{**{f: getattr(said, f) for f in Interaction.__slots__}, "request_id": request}
-            )
-            interactions.append((max(at_ms + delay_ms, 0), said))
-            if rng.random() < 0.1:
-                interactions.append((max(at_ms + delay_ms, 0) + 100, said))
-    return slates, sorted(interactions, key=lambda pair: pair[0])
 
 
 def in_batches(slates, interactions, cuts):

@@ -301,3 +301,17 @@ class CatalogItem(_message.Message):
     season: int
     episode: int
     def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., year: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ..., overview: _Optional[str] = ..., director: _Optional[str] = ..., cast: _Optional[_Iterable[str]] = ..., runtime_min: _Optional[int] = ..., language: _Optional[str] = ..., certification: _Optional[str] = ..., available_from_ms: _Optional[int] = ..., removed: _Optional[bool] = ..., series_id: _Optional[str] = ..., season: _Optional[int] = ..., episode: _Optional[int] = ...) -> None: ...
+
+class Drift(_message.Message):
+    __slots__ = ("what", "segment", "offset", "before", "after")
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    segment: str
+    offset: int
+    before: float
+    after: float
+    def __init__(self, what: _Optional[str] = ..., segment: _Optional[str] = ..., offset: _Optional[int] = ..., before: _Optional[float] = ..., after: _Optional[float] = ...) -> None: ...

@@ -1,0 +1,76 @@
+"""What learning has found out, for people: drifts on the topic of versions, and metrics.
+
+A drift is written under the name of its detector, so the topic holds the newest of each. A learner
+that starts again finds the drifts behind its last version anew and writes the same once more.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+import structlog
+
+from features.learning_codec import encode_drift
+from features.log import LogWriter
+from features.outcomes import Drift
+from online_models.base import Learns
+from online_models.evaluation import Figures
+from streams import metrics
+
+TELL_EVERY_S: Final = 1.0
+KEY: Final = "drift"
+WHOLE: Final = "all"  # the segment of all outcomes
+
+log = structlog.get_logger(__name__)
+
+
+class FindsDrift(Protocol):
+    """A part that measures itself."""
+
+    def take_events(self) -> list[Drift]:
+        """Drifts found since the last call."""
+
+    def figures(self) -> tuple[Figures, ...]:
+        """Test-then-train figures of every series of predictions and segment."""
+
+
+class LearningNews:
+    """Call it after each batch; metrics move once a second."""
+
+    def __init__(
+        self,
+        part: Callable[[Mapping[str, Learns]], FindsDrift],
+        writer: LogWriter,
+        topic: str,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._part = part
+        self._writer = writer
+        self._topic = topic
+        self._monotonic_s = monotonic_s
+        self._told_s = float("-inf")
+
+    def __call__(self, parts: Mapping[str, Learns]) -> None:
+        """Publishes what is new. Raises LogError."""
+        part = self._part(parts)
+        for drift in part.take_events():
+            self._publish(drift)
+        self._writer.poll(0)
+        if self._monotonic_s() - self._told_s >= TELL_EVERY_S:
+            self._told_s = self._monotonic_s()
+            self._measure(part.figures())
+
+    def _publish(self, drift: Drift) -> None:
+        key = f"{KEY}/{drift.what}/{drift.segment}"
+        self._writer.append(self._topic, key.encode(), encode_drift(drift))
+        metrics.DRIFTS.labels(drift.what, drift.segment).inc()
+        log.warning(
+            "drift", what=drift.what, segment=drift.segment, offset=drift.offset,
+            before=drift.before, after=drift.after,
+        )  # fmt: skip
+
+    def _measure(self, figures: tuple[Figures, ...]) -> None:
+        for found in figures:
+            if found.segment == WHOLE and found.n > 0:
+                metrics.ONLINE_LOSS.labels(found.series).set(found.log_loss)
+                metrics.ONLINE_AUC.labels(found.series).set(found.roc_auc)
+                metrics.ONLINE_CALIBRATION.labels(found.series).set(found.calibration_error)
