@@ -44,7 +44,8 @@ def _integral(arm: int, successes: Sequence[float], failures: Sequence[float]) -
 
     def share_below(quantile: float) -> float:
         value = special.betaincinv(successes[arm], failures[arm], quantile)
-        return math.prod(special.betainc(successes[k], failures[k], value) for k in others)
+        below = (float(special.betainc(successes[k], failures[k], value)) for k in others)
+        return math.prod(below)
 
     found, _ = integrate.quad(share_below, 0.0, 1.0, epsabs=1e-8, limit=200)
     return float(found)

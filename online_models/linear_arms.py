@@ -40,8 +40,8 @@ from online_models.situation import N_SITUATION, fill_situation
 from online_models.state_arrays import array_like
 
 RIDGE: Final = 1.0
-SCALE: Final = 0.5  # of the deviation of draws: that of rewards in -1..1, about
-WIDTH: Final = 0.5  # of LinUCB's confidence, in the same measure
+SCALE: Final = 0.25  # of the deviation of draws; rewards deviate by .3 to .5, less explores less
+WIDTH: Final = 0.5  # of LinUCB's confidence, in deviations
 
 Gram = NDArray[np.float64]  # (N_ARMS, N_SITUATION, N_SITUATION)
 Moment = NDArray[np.float64]  # (N_ARMS, N_SITUATION)

@@ -6,7 +6,6 @@ import pytest
 from features.decision_context import CONTEXT_NAMES, N_CONTEXTS
 from features.outcomes import NO_CONTEXT
 from features.ranking import N_COLUMNS, RANKING_COLUMNS
-from online_models.forgetting import UNIT
 from online_models.linear_arms import LinearArms
 from online_models.situation import N_SITUATION, SITUATION_COLUMNS, situation_of
 from tests.online_models.examples import BEST, outcomes
@@ -64,4 +63,3 @@ def test_learning_sees_what_serving_sees():
 
 def test_the_situation_is_small():
     assert N_SITUATION == len(set(SITUATION_COLUMNS)) == 20
-    assert UNIT < 1e-6
