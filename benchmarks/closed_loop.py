@@ -89,7 +89,7 @@ class Kind:
     def _learner(self) -> Learns | None:
         if self.policy in ("static", "uniform"):
             return None
-        return LinearArms() if self.policy.startswith("lin") else BetaArms()
+        return LinearArms() if self.policy.startswith("lin") else BetaArms(is_net=True)
 
 
 def kind(label: str, policy: str, **options: Any) -> Kind:
