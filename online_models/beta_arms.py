@@ -5,7 +5,7 @@ discounted successes and failures at a node, the posterior of a leaf is built fr
 
     root      Beta(1, 1)                              nothing is known: any rate is as likely
     a step    + (s, f) of the node without its child  what the rest of this node says
-              scaled down to a weight of at most k    it stands for k answers, k = 20
+              scaled down to a weight of at most k    it stands for k answers, k = 60
     leaf      + (s, f) of the leaf
 
 So a context without answers has the mean of its parent's other contexts, at the weight of k
@@ -52,7 +52,7 @@ from online_models.forgetting import (
 )
 from online_models.state_arrays import array_like
 
-STRENGTH: Final = 20.0  # answers that a parent's mean stands for, at most
+STRENGTH: Final = 60.0  # answers that a parent's mean stands for, at most; see docs/bandits.md
 ROOT_PRIOR: Final = 1.0  # of each, success and failure
 
 NODE_STARTS: Final = np.cumsum([0, *(n_at(depth) for depth in range(DEPTH + 1))]).astype(np.int64)
