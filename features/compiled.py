@@ -52,6 +52,14 @@ def compiled(function: F) -> F:
     return cast("F", numba.njit(cache=True, error_model="numpy")(function))
 
 
+def unlocked(function: F) -> F:
+    """As `compiled`, and other threads of the process run meanwhile.
+
+    For what takes milliseconds over arrays that no other thread touches.
+    """
+    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True)(function))
+
+
 def vectorised(signature: str) -> Callable[[F], F]:
     """Compiles a function at once, for one signature, with loop vectorisation.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.codec import WireError, decode_interaction
-from features.compiled import Row, Rows, compiled
+from features.compiled import Row, Rows, compiled, unlocked
 from features.events import (
     CLAMPED,
     EVENT,
@@ -145,7 +145,7 @@ def _clamp_times(events: Rows) -> None:
     events["at_ms"] = np.where(at <= 0, logged, np.minimum(at, latest))
 
 
-@compiled
+@unlocked
 def scan_all(
     buffer: NDArray[np.uint8], lengths: NDArray[np.int64], events: Rows, good: NDArray[np.bool_]
 ) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features import item_activity
-from features.compiled import Row, Rows, compiled
+from features.compiled import Row, Rows, compiled, unlocked
 from features.events import DUPLICATE
 from features.global_rates import N_RATES, prior_of
 from features.item_activity import update as update_activity
@@ -63,7 +63,7 @@ def _follow_genres(row: Row, event: Row) -> None:
         row["genres"] = max(row["genres"], event["genres"])
 
 
-@compiled
+@unlocked
 def apply_all(
     rows: Rows,
     slots: NDArray[np.int64],

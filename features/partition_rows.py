@@ -6,7 +6,7 @@ Which titles are visited together is known when an event meets its viewer's row,
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import Row, Rows, compiled
+from features.compiled import Row, Rows, compiled, unlocked
 from features.covisitation import N_PARTNERS, put_covisits
 from features.user_activity import N_RECENT
 from features.user_row import APPLIED
@@ -73,7 +73,7 @@ def _add_partner(item: np.uint64, out: NDArray[np.uint64], count: int) -> int:
     return count
 
 
-@compiled
+@unlocked
 def apply_viewers(
     rows: Rows,
     slots: NDArray[np.int64],

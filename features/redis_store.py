@@ -7,6 +7,7 @@ No row becomes a Python object on the way out.
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.compiled import Rows, compiled
+from features.compiled import Rows, unlocked
 from features.store import Table, rows_of
 
 MAX_ROWS_PER_COMMAND: Final = 256
@@ -76,17 +77,25 @@ class RedisLink:
         self._connection: Any = None
         self._run_id = ""
         self._underway: Sequence[Command] = ()
+        self._sender = ThreadPoolExecutor(1, "redis-sender")
+        self._sending: Future[None] | None = None
         self.servers_seen = 0
 
     def begin(self, commands: Sequence[Command]) -> None:
         """Sends packed commands and returns; `settle` waits for their answers.
 
-        Their memory must stay as it is until then: after a loss they are sent again.
+        Their memory must stay as it is until then: after a loss they are sent again. What Redis
+        cannot take at once is sent by a thread, while the caller goes on.
         """
         self.settle()
         self._underway = commands
         try:
-            self._connected().send_packed_command(together(commands))
+            connection = self._connected()
+            pieces = together(commands)
+            if len(pieces) == 1:
+                connection.send_packed_command(pieces)
+            else:
+                self._sending = self._sender.submit(connection.send_packed_command, pieces)
         except LOST:
             self._drop()
 
@@ -95,7 +104,10 @@ class RedisLink:
         commands, self._underway = self._underway, ()
         if not commands:
             return
+        sending, self._sending = self._sending, None
         try:
+            if sending is not None:
+                sending.result()
             if self._connection is None:
                 raise redis.ConnectionError("the connection was lost")
             for _ in commands:
@@ -139,6 +151,7 @@ class RedisLink:
     def close(self) -> None:
         """Gives the connection back and closes it."""
         self._drop()
+        self._sender.shutdown()
         self._client.close()
 
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -281,7 +294,7 @@ def hexadecimal(ids: NDArray[np.uint64]) -> NDArray[np.void]:
     return digits.view(f"V{HEX_DIGITS}").reshape(-1)
 
 
-@compiled
+@unlocked
 def write_hexadecimal(
     ids: NDArray[np.uint64], alphabet: NDArray[np.uint8], out: NDArray[np.uint8]
 ) -> None:

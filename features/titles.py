@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import Rows, compiled
+from features.compiled import Rows, unlocked
 from features.events import N_CAST, CatalogItem
 from features.id_map import ABSENT, IdMap
 from features.ids import id_hash
@@ -103,7 +103,7 @@ class TitleFacts:
         return self._map.ids()
 
 
-@compiled
+@unlocked
 def fill_facts(events: Rows, slots: NDArray[np.int64], facts: Rows) -> None:
     """Copies `facts[slots]` into events, zeros where a slot is ABSENT."""
     for i in range(len(events)):
