@@ -34,7 +34,7 @@ down: install ## stop what `make up` started
 	$(BIN)/headrace down
 
 test: install lint types protos-check ## lint, types, then every test on real servers
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --durations=15
 
 test-fast: install ## the tests that take less than ten seconds each
 	$(BIN)/python -m pytest -q -m 'not slow and not long' $(SIDE_BY_SIDE)

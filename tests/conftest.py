@@ -83,3 +83,9 @@ def redis_server() -> Iterator[EmbeddedRedis]:
     """A Redis of the test's own, to stop and to restart."""
     with EmbeddedRedis() as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: side by side, the last file is then a short one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

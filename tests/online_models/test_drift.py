@@ -5,7 +5,8 @@ import pytest
 
 from features.outcomes import OUTCOME
 from online_models.click_learning import BLOCK, ClickLearner, ClickLearningSettings
-from online_models.drift import BATCH, WARM_UP, Detector, DriftEvent, DriftMonitor, Response
+from features.outcomes import Drift
+from online_models.drift import BATCH, WARM_UP, Detector, DriftMonitor, Response
 from online_models.evaluation import log_losses
 from online_models.segments import SEGMENTS, segments_of
 from tests.online_models.click_outcomes import USUAL, outcomes_of
@@ -110,9 +111,9 @@ def test_a_detector_goes_on_as_if_never_stopped(rng, n):
 
 def test_learning_is_faster_for_a_while_after_a_rise_of_loss_only():
     response = Response()
-    response.on(DriftEvent("share", "all", 0, 0.1, 0.2))
+    response.on(Drift("share", "all", 0, 0.1, 0.2))
     assert response.pace == 1.0
-    response.on(DriftEvent("log_loss", "all", 0, 0.1, 0.2))
+    response.on(Drift("log_loss", "all", 0, 0.1, 0.2))
     assert response.pace > 1.0
     for _ in range(4_096 // BLOCK):
         assert response.pace > 1.0
