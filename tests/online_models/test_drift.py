@@ -3,9 +3,8 @@ import sys
 import numpy as np
 import pytest
 
-from features.outcomes import OUTCOME
+from features.outcomes import OUTCOME, Drift
 from online_models.click_learning import BLOCK, ClickLearner, ClickLearningSettings
-from features.outcomes import Drift
 from online_models.drift import BATCH, WARM_UP, Detector, DriftMonitor, Response
 from online_models.evaluation import log_losses
 from online_models.segments import SEGMENTS, segments_of
