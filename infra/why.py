@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -81,7 +82,7 @@ def show(explained: Explained, console: Console, slot: int | None = None) -> Non
         f"learned state {found.model_sequence}, bundle {found.bundle_version or 'none'}, "
         f"features {found.feature_version}"
     )
-    table = Table("slot", "item", "source", "arm", "P(arm)", "P(item)", "believed", "score", "then")
+    table = Table("slot", "item", "arm", "P(arm)", "P(item)", "believed", "then", box=SIMPLE)
     for place, served in enumerate(found.slots):
         if slot is None or slot == place:
             table.add_row(str(place), *_cells(served), _then(explained.outcomes.get(place)))
@@ -92,12 +93,10 @@ def _cells(served: ImpressionSlot) -> list[str]:
     believed = f"{served.posterior_mean:.3f} of {served.posterior_weight:.0f}"
     return [
         served.item_id,
-        served.source,
         served.arm,
         f"{served.propensity:.3f}",
         f"{served.item_propensity:.3f}",
         believed if served.posterior_weight else "",
-        f"{served.score:.3f}",
     ]
 
 

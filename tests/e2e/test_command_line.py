@@ -28,7 +28,7 @@ def headrace(tmp_path):
             capture_output=True,
             text=True,
             check=check,
-            timeout=170,
+            timeout=290,
         )
 
     return run
@@ -44,6 +44,11 @@ def test_the_demo_ends_by_itself_with_a_changed_slate(headrace, tmp_path):
     assert summary["changed_titles"] > 0
     assert summary["slate_before"] != summary["slate_after"]
     assert not (tmp_path / "run.json").exists()
+    assert summary["outcomes_learnt"] >= 10 * summary["slates_answered"] > 1_000
+    for arms in summary["arms"].values():
+        assert sum(arm["slots"] for arm in arms.values()) > 100
+        assert any(abs(arm["posterior_mean"] - 0.5) > 0.1 for arm in arms.values())
+        assert any(abs(arm["chance_after"] - arm["chance_before"]) > 0.05 for arm in arms.values())
 
 
 @pytest.mark.slow
