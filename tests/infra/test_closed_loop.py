@@ -78,8 +78,8 @@ def test_a_stack_that_does_not_answer_ends_the_loop_with_its_reason():
         run_closed_loop(client, Simulator(WORLD), LoopPlan(events=10, slates_per_s=1e6))
 
 
-def slate_of(*sources):
-    items = tuple(Recommended(f"i{k}", "", 0.0, source) for k, source in enumerate(sources))
+def slate_of(*arms):
+    items = tuple(Recommended(f"i{k}", "", 0.0, "", arm=arm) for k, arm in enumerate(arms))
     return Recommendations("r", items, Freshness(False, (), 0, 0, 0), (), "", 0)
 
 

@@ -76,7 +76,9 @@ def test_answers_of_its_own_move_a_context_by_their_share():
 
 
 def test_the_nearest_relative_says_most():
-    policy = policy_after(answered(1_000, 100, context=FAR), answered(1_000, 500, context=SIBLING))
+    policy = policy_after(
+        answered(1_000, 100, context=FAR), answered(10_000, 5_000, context=SIBLING)
+    )
     assert belief(policy, HERE).means[BEST] == pytest.approx(0.5, abs=0.01)
 
 
