@@ -1,7 +1,7 @@
 """Models that are learnt beside the served one, to see whether they would do better.
 
 River's factorization machine (viewer x title x context) and its Hoeffding tree each cost eight
-times what the served model does, so they learn a sample, one outcome in 64, chosen by a hash of
+times what the served model does, so they learn a sample, one outcome in 256, chosen by a hash of
 request and slot: the same outcomes at every replay, and a correction goes where its outcome went.
 """
 
@@ -17,7 +17,7 @@ from features.model_snapshot import Arrays
 from features.vocabulary import N_ARMS
 from online_models.state import Restorable, checked
 
-SAMPLED_BITS: Final = 6  # one outcome in 64
+SAMPLED_BITS: Final = 8  # one outcome in 256
 N_FACTORS: Final = 4
 N_USERS: Final = 256  # buckets of a hash
 N_ITEMS: Final = 512

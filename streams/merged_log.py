@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Final, Self
 
@@ -28,8 +28,9 @@ from features.clock import Clock, WallClock
 from features.log import LogConfig, LogError, OffsetGoneError, end_offsets
 from streams import metrics
 from streams.failures import reported
-from streams.kafka import ALWAYS, IDLE_POLL_S, note_commit
+from streams.kafka import ALWAYS, note_commit
 
+IDLE = timedelta(milliseconds=10)  # between two looks while nothing comes
 MAX_BATCH = 2_000
 MAX_QUEUED = 10_000  # records of a partition that wait for the other topic: then it is paused
 RESUME_AT = 2_000
@@ -358,6 +359,7 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         self._next_proof_s = 0.0
         self._proof_at = 0
         self._was_told_to_stop = False
+        self._awake = ALWAYS
         self._consumer = Consumer({**parts.log.consumer(parts.group), "on_commit": note_commit})
         self._consumer.assign(
             [
@@ -369,11 +371,12 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
 
     @reported
     def next_batch(self) -> list[MergedBatch]:
-        """What can be handed on; waits a little for the first record only."""
+        """What can be handed on; never waits, since other sources may share the thread."""
         if self._parts.stop.is_set():
             self._was_told_to_stop = True
             raise StopIteration
-        first = self._consumer.poll(IDLE_POLL_S)
+        first = self._consumer.poll(0)
+        self._awake = ALWAYS if first is not None else datetime.now(UTC) + IDLE
         if first is not None:
             self._sort([first, *self._consumer.consume(MAX_BATCH - 1, 0)])
         self._prove()
@@ -384,8 +387,8 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         return batches
 
     def next_awake(self) -> datetime:
-        """At once: waiting is done in `poll`, where a record ends it."""
-        return ALWAYS
+        """At once while records come, else in a moment."""
+        return self._awake
 
     @reported
     def snapshot(self) -> None:

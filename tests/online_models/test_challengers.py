@@ -72,11 +72,11 @@ def test_a_tree_grows_anew_from_its_last_rows_and_is_restored_at_any_moment(rng)
     assert later[labels].mean() > later[~labels].mean() + 0.3
 
 
-def test_the_sample_is_one_in_64_of_every_slot_and_takes_corrections_along(rng):
+def test_the_sample_is_one_in_256_of_every_slot_and_takes_corrections_along(rng):
     outcomes = outcomes_of(rng, 200_000)
     sampled = is_sampled(outcomes)
     for slot in range(10):
-        assert 0.7 < sampled[outcomes["slot"] == slot].mean() * 64 < 1.4
+        assert 0.7 < sampled[outcomes["slot"] == slot].mean() * 256 < 1.4
     corrected = outcomes.copy()
     corrected["revision"], corrected["label"] = 1, ~corrected["label"]
     assert (is_sampled(corrected) == sampled).all()
