@@ -27,6 +27,7 @@ from features.store import Table, rows_of
 MAX_ROWS_PER_COMMAND: Final = 256
 MAX_OUTSTANDING: Final = 3
 MAX_JOINED_BYTES: Final = 131_072
+MIN_SENT_BY_THREAD: Final = 4 << 20  # less is gone sooner than a thread has its turn
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.02, 1.0
 HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 HEX_DIGITS: Final = 16
@@ -92,7 +93,7 @@ class RedisLink:
         try:
             connection = self._connected()
             pieces = together(commands)
-            if len(pieces) == 1:
+            if sum(map(len, pieces)) < MIN_SENT_BY_THREAD:
                 connection.send_packed_command(pieces)
             else:
                 self._sending = self._sender.submit(connection.send_packed_command, pieces)

@@ -13,7 +13,7 @@ event is in it. One thread at a time; arrays are made once and used again.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,30 @@ class Learned:
             FoldIn(models.factors, models.confidence, models.regularisation),
             Covisitation(models, slots, len(table)),
         )
+
+
+CERTAINLY: Final = (ARM_NAMES[Arm.RANKER], 1.0)
+
+
+class Told(NamedTuple):
+    """What an answer says of the slot at place `k` of a plan, in the order of SlateItem."""
+
+    plan: Plan
+    k: int
+    features: Floats
+    click_probability: float
+
+    def of_arm(self) -> tuple[str, float]:
+        """The arm, and its propensity."""
+        return ARM_NAMES[self.plan.arms[self.k]], self.plan.propensities[self.k]
+
+    def of_item(self) -> tuple[Floats, float, float, float, float]:
+        """Features, propensity of the title, mean and weight of what is believed, clicks."""
+        plan, arm = self.plan, self.plan.arms[self.k]
+        belief = plan.belief
+        mean, weight = (0.0, 0.0) if belief is None else (belief.means[arm], belief.weights[arm])
+        chance = plan.item_propensities[self.k]
+        return self.features, chance, float(mean), float(weight), self.click_probability
 
 
 @dataclass(slots=True)
@@ -323,16 +347,12 @@ class Recommender:
         features = found.features[plan.places]
         clicks = self._click_probabilities(features, overlay)
         items = tuple(
-            replace(
-                self._item(
-                    int(found.slots[place]),
-                    float(scores[place]),
-                    Source(int(found.primary[place])),
-                    int(found.causes[place]),
-                ),
-                features=features[k],
-                click_probability=clicks[k],
-                **plan.told(k),
+            self._item(
+                int(found.slots[place]),
+                float(scores[place]),
+                Source(int(found.primary[place])),
+                int(found.causes[place]),
+                Told(plan, k, features[k], clicks[k]),
             )
             for k, place in enumerate(plan.places)
         )
@@ -379,7 +399,14 @@ class Recommender:
         self._hydrate(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
 
-    def _item(self, slot: int, score: float, source: Source, cause: int = NO_CAUSE) -> SlateItem:
+    def _item(
+        self,
+        slot: int,
+        score: float,
+        source: Source,
+        cause: int = NO_CAUSE,
+        told: Told | None = None,
+    ) -> SlateItem:
         table, words = self._table, WORDS[source]
         if source != Source.COVISITATION:
             cause = NO_CAUSE
@@ -389,11 +416,11 @@ class Recommender:
             table.titles[slot],
             score,
             words.name,
-            ARM_NAMES[Arm.RANKER],
-            1.0,
+            *(CERTAINLY if told is None else told.of_arm()),
             "" if cause == NO_CAUSE else table.item_ids[cause],
             title,
             words.reason.format(cause=title),
+            *(() if told is None else told.of_item()),
         )
 
     def _popularity(self) -> Floats:

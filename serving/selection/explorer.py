@@ -12,7 +12,7 @@ which it was drawn, not an estimate. That of the item is told apart, given the a
 
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from features.compiled import Row
 from features.decision_context import context_of
 from features.model_snapshot import Arrays
-from features.vocabulary import ARM_NAMES, N_ARMS, Arm
+from features.vocabulary import N_ARMS, Arm
 from online_models.bandits import BanditState, policy_of
 from online_models.base import ArmBelief, Draws, Policy, Situation
 from online_models.item_arms import ItemPolicy
@@ -54,17 +54,6 @@ class Plan:
         self.arms.append(arm)
         self.propensities.append(propensity)
         self.item_propensities.append(item_propensity)
-
-    def told(self, slot: int) -> dict[str, Any]:
-        """What an answer says of a slot, by the names of SlateItem."""
-        arm, belief = self.arms[slot], self.belief
-        return {
-            "arm": ARM_NAMES[arm],
-            "propensity": self.propensities[slot],
-            "item_propensity": self.item_propensities[slot],
-            "posterior_mean": 0.0 if belief is None else float(belief.means[arm]),
-            "posterior_weight": 0.0 if belief is None else float(belief.weights[arm]),
-        }
 
 
 def certain_plan(order: Places, count: int, base: Arm, context: int) -> Plan:
@@ -167,17 +156,17 @@ class _Slate:
         self._draws = draws
         self._taken: set[int] = set()
         self._lists: dict[Arm, list[int]] = {}
-        self._left = np.array([np.count_nonzero(bits & np.uint16(1 << arm)) for arm in Arm])
+        self._left = [int(np.count_nonzero(bits & np.uint16(1 << arm))) for arm in Arm]
         self._shares: NDArray[np.float64] | None = None
 
     def has(self, arm: Arm) -> bool:
         """Whether the arm has a candidate left."""
-        return bool(self._left[arm])
+        return self._left[arm] > 0
 
     def shares(self) -> NDArray[np.float64]:
         """The chance of each arm; looked at anew when one has run out."""
         if self._shares is None:
-            self._shares = win_shares(self._draws, self._left > 0)
+            self._shares = win_shares(self._draws, np.array(self._left) > 0)
         return self._shares
 
     def drawn(self, rng: np.random.Generator) -> Arm:
@@ -196,15 +185,15 @@ class _Slate:
     def take(self, place: int) -> None:
         """Takes a candidate out of every arm."""
         self._taken.add(place)
-        self._left -= (int(self._bits[place]) >> _ARMS) & 1
-        if not self._left.all():
-            self._shares = None
+        bits = int(self._bits[place])
+        for arm in range(N_ARMS):
+            if bits >> arm & 1:
+                self._left[arm] -= 1
+                if self._left[arm] == 0:  # its share goes to others
+                    self._shares = None
 
     def _of(self, arm: Arm) -> list[int]:
         if arm not in self._lists:
             members = self._bits[self._order] & np.uint16(1 << arm) != 0
             self._lists[arm] = self._order[members].tolist()
         return self._lists[arm]
-
-
-_ARMS = np.arange(N_ARMS)

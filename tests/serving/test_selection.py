@@ -126,4 +126,4 @@ def test_what_was_learnt_moves_the_slots(rng):
     chosen = plan(Explorer(1.0, rng), beliefs, found, count=5)
     assert set(chosen.arms) == {Arm.NEW}
     assert chosen.belief.means[Arm.NEW] > 0.5 > chosen.belief.means[Arm.ALS]
-    assert chosen.told(0)["posterior_weight"] > 100
+    assert chosen.belief.weights[Arm.NEW] > 100
