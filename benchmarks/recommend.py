@@ -47,10 +47,14 @@ SEED = 13
 WORLD = SimulationConfig(n_users=N_USERS, n_items=N_ITEMS, seed=SEED)
 COUNT = 20
 CHANNELS = 4
+FAILED = -1
 
 
 async def call_at_rate(target: str, rate: float, seconds: float) -> tuple[list[float], list[int]]:
-    """Latencies in ms and candidate counts of calls that are due every `1 / rate` seconds."""
+    """Latencies in ms and candidate counts of calls that are due every `1 / rate` seconds.
+
+    A call that fails counts with the time until it did, and with -1 candidates.
+    """
     rng = np.random.default_rng(SEED)
     channels = [
         grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
@@ -64,9 +68,12 @@ async def call_at_rate(target: str, rate: float, seconds: float) -> tuple[list[f
         request = recommender_pb2.RecommendRequest(
             user_id=user_id(int(rng.integers(N_USERS))), count=COUNT
         )
-        answer = await stubs[number % CHANNELS].Recommend(request, timeout=10)
+        try:
+            answer = await stubs[number % CHANNELS].Recommend(request, timeout=10)
+            candidates.append(answer.n_candidates)
+        except grpc.aio.AioRpcError:
+            candidates.append(FAILED)
         latencies.append(1_000 * (time.perf_counter() - due_s))
-        candidates.append(answer.n_candidates)
 
     started_s = time.perf_counter()
     calls = []
@@ -116,7 +123,8 @@ def measure(running: Stack, seconds: float, warm_s: float) -> dict[str, Any]:
     return {
         **percentiles(latencies),
         "calls_per_s": round(len(latencies) / taken_s, 1),
-        "candidates_mean": round(float(np.mean(candidates))),
+        "failed": candidates.count(FAILED),
+        "candidates_mean": round(float(np.mean([n for n in candidates if n != FAILED]))),
         "serve_cpu_ms_per_call": round(1_000 * cores["cores_serve"] * taken_s / len(latencies), 2),
         "serve_rss_mib": round(memory / 2**20),
         **cores,

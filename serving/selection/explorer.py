@@ -22,7 +22,7 @@ from features.decision_context import context_of
 from features.model_snapshot import Arrays
 from features.vocabulary import N_ARMS, Arm
 from online_models.bandits import BanditState, policy_of
-from online_models.base import ArmBelief, Draws, Policy, Situation
+from online_models.base import ArmBelief, Draws, Policy
 from online_models.item_arms import ItemPolicy
 from online_models.propensity import win_shares
 from online_models.situation import situation_of
@@ -70,7 +70,7 @@ class Beliefs:
 
     policy: Policy
     items: ItemPolicy
-    draws: dict[int, Draws] = field(default_factory=dict)  # by context, where it is all that counts
+    known: dict[int, "Known"] = field(default_factory=dict)  # by context, where that is all
 
     @classmethod
     def of(cls, policy: str, arrays: Arrays) -> "Beliefs":
@@ -81,6 +81,9 @@ class Beliefs:
     def none_yet(cls, policy: str) -> "Beliefs":
         """Before anything was learnt."""
         return cls.of(policy, BanditState().arrays())
+
+
+Known = tuple[Draws, ArmBelief]
 
 
 class Explorer:
@@ -106,9 +109,7 @@ class Explorer:
         O(candidates) for the sets of the arms; for each slot a look at those that are left.
         """
         context = context_of(row, now_ms)
-        situation = situation_of(context, found.features[0])
-        draws = self._draws_of(beliefs, context, situation)
-        belief = beliefs.policy.belief(context, situation)
+        draws, belief = self._known(beliefs, context, found)
         plan = Plan(context=context, belief=belief)
         slate = _Slate(arm_bits(found), order, draws)
         for explores in (self._rng.random(count) < self._share)[: found.n].tolist():
@@ -137,14 +138,16 @@ class Explorer:
         chances: NDArray[np.float64] = wins / len(draws)
         return chances
 
-    def _draws_of(self, beliefs: Beliefs, context: int, situation: Situation) -> Draws:
-        policy = beliefs.policy
-        if policy.name in LOOK_AT_SITUATION:
-            return policy.draws(context, situation, self._rng)
-        draws = beliefs.draws.get(context)
-        if draws is None:
-            draws = beliefs.draws[context] = policy.draws(context, situation, self._rng)
-        return draws
+    def _known(self, beliefs: Beliefs, context: int, found: Candidates) -> Known:
+        """Draws and belief; where the context is all that a policy sees, made once a version."""
+        known = beliefs.known.get(context)
+        if known is None:
+            policy, situation = beliefs.policy, situation_of(context, found.features[0])
+            draws = policy.draws(context, situation, self._rng)
+            known = draws, policy.belief(context, situation)
+            if policy.name not in LOOK_AT_SITUATION:
+                beliefs.known[context] = known
+        return known
 
 
 class _Slate:
