@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features.compiled import compiled
 from features.ranking import RANKING_COLUMNS
 from features.vocabulary import Arm
 from serving.retrieval.base import Candidates, Source
@@ -28,46 +29,64 @@ CONTENT_SHARE: Final = 0.2
 FAR_SHARE: Final = 0.5
 GOOD_RATING_LOW: Final = 6.0  # lower bound of the mean; 5.85 for a title without ratings
 
-_FOUND_BY: Final = (
-    (Arm.ALS, (Source.FOR_YOU,)),
-    (Arm.COVISITATION, (Source.COVISITATION,)),
-    (Arm.TRENDING, (Source.TRENDING, Source.WEEK)),
-    (Arm.NEW, (Source.NEW,)),
+_FOUND_BY: Final = np.array(  # (bit of the arm, bits of its sources)
+    [
+        (1 << Arm.ALS, 1 << Source.FOR_YOU),
+        (1 << Arm.COVISITATION, 1 << Source.COVISITATION),
+        (1 << Arm.TRENDING, 1 << Source.TRENDING | 1 << Source.WEEK),
+        (1 << Arm.NEW, 1 << Source.NEW),
+    ],
+    np.int64,
 )
-_AFFINITIES: Final = [
-    RANKING_COLUMNS.index(f"{name}_affinity") for name in ("genre", "year", "language", "cast")
-]
-_GENRE_AFFINITY: Final = _AFFINITIES[0]
-_LONG_TAIL: Final = RANKING_COLUMNS.index("is_long_tail")
+_RANKER, _LONG_TAIL = int(Arm.RANKER), int(Arm.LONG_TAIL)
+_CONTENT, _SERENDIPITY = int(Arm.CONTENT), int(Arm.SERENDIPITY)
+_AFFINITIES: Final = np.array(
+    [RANKING_COLUMNS.index(f"{name}_affinity") for name in ("genre", "year", "language", "cast")],
+    np.int64,
+)
+_GENRE_AFFINITY: Final = RANKING_COLUMNS.index("genre_affinity")
+_IS_LONG_TAIL: Final = RANKING_COLUMNS.index("is_long_tail")
 _RATING_LOW: Final = RANKING_COLUMNS.index("item_rating_low")
 
 Bits = NDArray[np.uint16]
 
 
 def arm_bits(found: Candidates) -> Bits:
-    """`(n,) uint16`: bit `arm` where a candidate belongs to it. About 30 us for 500."""
-    n = found.n
-    features, sources = found.features[:n], found.sources[:n]
-    bits = np.full(n, 1 << Arm.RANKER, np.uint16)
-    for arm, found_by in _FOUND_BY:
-        wanted = sum(1 << source for source in found_by)
-        _mark(bits, arm, (sources & np.uint16(wanted)) != 0)
-    is_good = features[:, _RATING_LOW] >= GOOD_RATING_LOW
-    _mark(bits, Arm.LONG_TAIL, (features[:, _LONG_TAIL] > 0) & is_good)
-    likes = features[:, _AFFINITIES].sum(axis=1)
-    _mark(bits, Arm.CONTENT, (likes > 0) & (likes >= _quantile(likes, 1.0 - CONTENT_SHARE)))
-    genres = features[:, _GENRE_AFFINITY]
-    _mark(bits, Arm.SERENDIPITY, is_good & (genres <= _quantile(genres, FAR_SHARE)))
+    """`(n,) uint16`: bit `arm` where a candidate belongs to it. About 10 us for 500."""
+    bits = np.empty(found.n, np.uint16)
+    mark_arms(found.features[: found.n], found.sources[: found.n], bits)
     return bits
 
 
-def _mark(bits: Bits, arm: Arm, members: NDArray[np.bool_]) -> None:
-    bits[members] |= np.uint16(1 << arm)
+@compiled
+def mark_arms(features: NDArray[np.float32], sources: Bits, bits: Bits) -> None:
+    """Fills `bits` for `(n, N_COLUMNS)` features and `(n,)` sources. O(n)."""
+    n = len(bits)
+    likes = np.zeros(n, np.float32)
+    for i in range(n):
+        for column in _AFFINITIES:
+            likes[i] += features[i, column]
+    liked = max(_quantile(likes, 1.0 - CONTENT_SHARE), 0.0)
+    far = _quantile(features[:, _GENRE_AFFINITY].copy(), FAR_SHARE)
+    for i in range(n):
+        found = 1 << _RANKER
+        for k in range(len(_FOUND_BY)):
+            if sources[i] & _FOUND_BY[k, 1]:
+                found |= _FOUND_BY[k, 0]
+        is_good = features[i, _RATING_LOW] >= GOOD_RATING_LOW
+        if is_good and features[i, _IS_LONG_TAIL] > 0:
+            found |= 1 << _LONG_TAIL
+        if likes[i] > 0 and likes[i] >= liked:
+            found |= 1 << _CONTENT
+        if is_good and features[i, _GENRE_AFFINITY] <= far:
+            found |= 1 << _SERENDIPITY
+        bits[i] = found
 
 
+@compiled
 def _quantile(values: NDArray[np.float32], share: float) -> float:
     """The value that `share` of the others do not exceed; zero of none. O(n)."""
-    if not len(values):
+    if len(values) == 0:
         return 0.0
     place = min(int(share * len(values)), len(values) - 1)
     return float(np.partition(values, place)[place])

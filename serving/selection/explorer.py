@@ -11,7 +11,6 @@ which it was drawn, not an estimate. That of the item is told apart, given the a
 """
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -20,16 +19,16 @@ from numpy.typing import NDArray
 from features.compiled import Row
 from features.decision_context import context_of
 from features.model_snapshot import Arrays
-from features.vocabulary import N_ARMS, Arm
+from features.vocabulary import Arm
 from online_models.bandits import BanditState, policy_of
 from online_models.base import ArmBelief, Draws, Policy
 from online_models.item_arms import ItemPolicy
-from online_models.propensity import win_shares
 from online_models.situation import situation_of
 from serving.retrieval.base import Candidates
-from serving.selection.arms import Bits, arm_bits
+from serving.selection.arms import arm_bits
+from serving.selection.slots import fill_slots, new_slate, shortlist, take
 
-EXPLORING_ITEMS: Final = frozenset({Arm.LONG_TAIL, Arm.NEW})
+DRAWN_ITEMS: Final = 1 << Arm.LONG_TAIL | 1 << Arm.NEW  # arms whose titles are drawn as well
 N_SHORTLIST: Final = 16  # of an arm's candidates, among which an item is drawn
 N_ITEM_DRAWS: Final = 128
 LOOK_AT_SITUATION: Final = frozenset({"linear_thompson", "linucb"})  # others: the context alone
@@ -48,20 +47,12 @@ class Plan:
     context: int = 0
     belief: ArmBelief | None = None  # None: no policy was asked
 
-    def add(self, place: int, arm: Arm, propensity: float, item_propensity: float = 1.0) -> None:
-        """Fills the next slot."""
-        self.places.append(place)
-        self.arms.append(arm)
-        self.propensities.append(propensity)
-        self.item_propensities.append(item_propensity)
-
 
 def certain_plan(order: Places, count: int, base: Arm, context: int) -> Plan:
     """The first `count` of `order`, without chance."""
-    plan = Plan(context=context)
-    for place in order[:count].tolist():
-        plan.add(place, base, 1.0)
-    return plan
+    places = order[:count].tolist()
+    n = len(places)
+    return Plan(places, [base] * n, [1.0] * n, [1.0] * n, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +101,31 @@ class Explorer:
         """
         context = context_of(row, now_ms)
         draws, belief = self._known(beliefs, context, found)
-        plan = Plan(context=context, belief=belief)
-        slate = _Slate(arm_bits(found), order, draws)
-        for explores in (self._rng.random(count) < self._share)[: found.n].tolist():
-            shares = slate.shares()
-            base = base if slate.has(base) else Arm.RANKER
-            arm = slate.drawn(self._rng) if explores else base
-            propensity = self._share * float(shares[arm]) + (1.0 - self._share) * (arm == base)
-            place, item_propensity = slate.best(arm), 1.0
-            if arm in EXPLORING_ITEMS and arm != base:
-                shortlist = slate.shortlist(arm)
-                chances = self._item_chances(
-                    beliefs, ids[found.slots[shortlist]], float(belief.means[arm])
-                )
-                chosen = int(self._rng.choice(len(shortlist), p=chances))
-                place, item_propensity = shortlist[chosen], float(chances[chosen])
-            slate.take(place)
-            plan.add(place, arm, propensity, item_propensity)
-        return plan
+        bits = arm_bits(found)
+        state = new_slate(bits, min(count, found.n))
+        chances = self._rng.random((len(state.places), 2))
+        item_chances = np.ones(len(state.places))
+        slot = 0
+        while (
+            slot := fill_slots(
+                state, slot, bits, order, draws, chances, self._share, int(base), DRAWN_ITEMS
+            )
+        ) < len(state.places):
+            arm = int(state.arms[slot])
+            places = shortlist(state, arm, bits, order, N_SHORTLIST)
+            odds = self._item_chances(beliefs, ids[found.slots[places]], float(belief.means[arm]))
+            chosen = int(self._rng.choice(len(places), p=odds))
+            item_chances[slot] = odds[chosen]
+            take(state, slot, int(places[chosen]), bits)
+            slot += 1
+        return Plan(
+            state.places.tolist(),
+            [Arm(arm) for arm in state.arms.tolist()],
+            state.propensities.tolist(),
+            item_chances.tolist(),
+            context,
+            belief,
+        )
 
     def _item_chances(
         self, beliefs: Beliefs, ids: NDArray[np.uint64], mean: float
@@ -143,60 +141,8 @@ class Explorer:
         known = beliefs.known.get(context)
         if known is None:
             policy, situation = beliefs.policy, situation_of(context, found.features[0])
-            draws = policy.draws(context, situation, self._rng)
+            draws = np.ascontiguousarray(policy.draws(context, situation, self._rng))
             known = draws, policy.belief(context, situation)
             if policy.name not in LOOK_AT_SITUATION:
                 beliefs.known[context] = known
         return known
-
-
-class _Slate:
-    """The candidates of each arm that are left, while a slate is filled."""
-
-    def __init__(self, bits: Bits, order: Places, draws: Draws) -> None:
-        self._bits = bits
-        self._order = order
-        self._draws = draws
-        self._taken: set[int] = set()
-        self._lists: dict[Arm, list[int]] = {}
-        self._left = [int(np.count_nonzero(bits & np.uint16(1 << arm))) for arm in Arm]
-        self._shares: NDArray[np.float64] | None = None
-
-    def has(self, arm: Arm) -> bool:
-        """Whether the arm has a candidate left."""
-        return self._left[arm] > 0
-
-    def shares(self) -> NDArray[np.float64]:
-        """The chance of each arm; looked at anew when one has run out."""
-        if self._shares is None:
-            self._shares = win_shares(self._draws, np.array(self._left) > 0)
-        return self._shares
-
-    def drawn(self, rng: np.random.Generator) -> Arm:
-        """An arm, with the chance that it has."""
-        return Arm(int(np.searchsorted(np.cumsum(self.shares()), rng.random(), side="right")))
-
-    def best(self, arm: Arm) -> int:
-        """The arm's best candidate that is left."""
-        return next(place for place in self._of(arm) if place not in self._taken)
-
-    def shortlist(self, arm: Arm) -> list[int]:
-        """The best few of them."""
-        left = (place for place in self._of(arm) if place not in self._taken)
-        return list(islice(left, N_SHORTLIST))
-
-    def take(self, place: int) -> None:
-        """Takes a candidate out of every arm."""
-        self._taken.add(place)
-        bits = int(self._bits[place])
-        for arm in range(N_ARMS):
-            if bits >> arm & 1:
-                self._left[arm] -= 1
-                if self._left[arm] == 0:  # its share goes to others
-                    self._shares = None
-
-    def _of(self, arm: Arm) -> list[int]:
-        if arm not in self._lists:
-            members = self._bits[self._order] & np.uint16(1 << arm) != 0
-            self._lists[arm] = self._order[members].tolist()
-        return self._lists[arm]
