@@ -155,6 +155,13 @@ def newest_time_ms(stack):
     return max((decode_update(record.value()).now_ms for record in updates), default=0)
 
 
+def wait_for_decisions(stack, n):
+    """Decisions go to the log behind their answers; they must not come behind later events."""
+    topic = stack.settings.kafka.prefix + topics.IMPRESSIONS
+    log = stack.settings.kafka.log_config()
+    wait_until(lambda: sum(b"quiet-" in record.value() for record in read_to_end(log, topic)) >= n)
+
+
 def archived_slates(stack, n):
     """The rows of the slates that were asked for in quiet, once `n` of them lie in the lake."""
 
@@ -192,6 +199,7 @@ def test_past_features_are_those_that_were_served(stack, rng):
                     user, profile_id=profile, count=N_TITLES, request_id=f"quiet-{phase}{number}"
                 )
                 n_slates += 1
+            wait_for_decisions(stack, n_slates)
     frame = archived_slates(stack, n_slates)
     folder = stack.settings.lake()
     assert_feast_gives_what_was_logged(stack, frame, folder)
