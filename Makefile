@@ -47,6 +47,8 @@ bench: install ## every benchmark, one after the other; JSON in benchmarks/out
 	$(BIN)/python -m benchmarks.features_flow
 	$(BIN)/python -m benchmarks.recommend
 	$(BIN)/python -m benchmarks.online_model
+	$(BIN)/python -m benchmarks.learning
+	$(BIN)/python -m benchmarks.closed_loop
 
 peers-install: ## make .venv-peers with Faust and Quix Streams, for python -m benchmarks.peers
 	$(PYTHON) -m venv .venv-peers

@@ -55,6 +55,7 @@ from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
 
 REFRESH_MS: Final = 10_000
+N_CHARTED: Final = 400  # places of the charts for a viewer of whom nothing is known
 MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
 
 _TREND_1D = item_row.NAMES.index("item_trend_1d")
@@ -164,6 +165,8 @@ class Recommender:
         self._explorer = explorer
         self._overlay = overlay
         self._trending = Trending(len(table), refresh_ms)
+        self._charted: HotLists | None = None
+        self._in_turn: NDArray[np.int64] = np.empty(0, np.int64)
         self._candidates = Candidates(len(table), self._quotas.total + MIN_CANDIDATES)
         self._blocked = np.zeros(len(table), np.bool_)
         self._allowed = np.zeros(self._candidates.capacity, np.bool_)
@@ -392,12 +395,18 @@ class Recommender:
         The lists take turns, so that a slate has what is hot now, this week and ever.
         """
         degraded = viewer.degraded if self._learned else (*viewer.degraded, NO_BUNDLE)
-        found, hot = self._candidates, request.hot.lists
-        in_turn = taking_turns([hot[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)])
+        found, in_turn = self._candidates, self._charts(request.hot)
         found.offer(in_turn, len(in_turn), Source.TRENDING)
         self._filter(request)
         self._hydrate(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
+
+    def _charts(self, hot: HotLists) -> NDArray[np.int64]:
+        """The head of the lists, taking turns; made once for each version of them."""
+        if self._charted is not hot:
+            lists = [hot.lists[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)]
+            self._charted, self._in_turn = hot, taking_turns(lists)[:N_CHARTED]
+        return self._in_turn
 
     def _item(
         self,
