@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -158,16 +159,8 @@ def stream_archive() -> None:
     HEADRACE_ARCHIVE__FLUSH_S and HEADRACE_ARCHIVE__ROWS_PER_FILE the size of its files.
     """
     from infra.archive import run_archive_flow
-    from infra.running import connected
-    from infra.telemetry import configure_logging, serve_metrics
 
-    configure_logging("archive")
-    settings = connected(Settings())
-    serve_metrics(settings.metrics.host, settings.metrics.archive_port)
-    stop = Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    run_archive_flow(settings, stop)
+    _run_until_told("archive", run_archive_flow)
 
 
 @stream_app.command("learning")
@@ -178,16 +171,8 @@ def stream_learning() -> None:
     that between versions which `headrace models rollback` can go back to.
     """
     from infra.learning import run_learning_flow
-    from infra.running import connected
-    from infra.telemetry import configure_logging, serve_metrics
 
-    configure_logging("learning")
-    settings = connected(Settings())
-    serve_metrics(settings.metrics.host, settings.metrics.learning_port)
-    stop = Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    run_learning_flow(settings, stop)
+    _run_until_told("learning", run_learning_flow)
 
 
 @stream_app.command("attribution")
@@ -198,16 +183,22 @@ def stream_attribution() -> None:
     HEADRACE_ATTRIBUTION__REWARDS__LIKE and the like what each answer is worth.
     """
     from infra.attribution import run_attribution_flow
+
+    _run_until_told("attribution", run_attribution_flow)
+
+
+def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
+    """Runs a flow of one process until SIGTERM or SIGINT, with its logs and metrics."""
     from infra.running import connected
     from infra.telemetry import configure_logging, serve_metrics
 
-    configure_logging("attribution")
+    configure_logging(name)
     settings = connected(Settings())
-    serve_metrics(settings.metrics.host, settings.metrics.attribution_port)
+    serve_metrics(settings.metrics.host, getattr(settings.metrics, f"{name}_port"))
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    run_attribution_flow(settings, stop)
+    run(settings, stop)
 
 
 @app.command()

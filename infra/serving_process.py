@@ -114,13 +114,16 @@ async def _serve(settings: Settings) -> None:
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
+    explorer = Explorer(serving.exploration_share, np.random.default_rng())
+    beliefs = Beliefs.none_yet(serving.policy)
+    explorer.warm_up(beliefs)
     return Recommender(
         table,
         mirror,
         _bundle(settings),
         refresh_ms=CHARTS_EVERY_MS,
-        explorer=Explorer(serving.exploration_share, np.random.default_rng()),
-        overlay=Overlay(0, Beliefs.none_yet(serving.policy)),
+        explorer=explorer,
+        overlay=Overlay(0, beliefs),
     )
 
 

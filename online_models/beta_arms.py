@@ -50,7 +50,7 @@ from online_models.forgetting import (
     is_learnable,
     new_clock,
 )
-from online_models.state_arrays import array_like
+from online_models.state import array_like
 
 STRENGTH: Final = 60.0  # answers that a parent's mean stands for, at most; see docs/bandits.md
 ROOT_PRIOR: Final = 1.0  # of each, success and failure

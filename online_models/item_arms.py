@@ -34,7 +34,7 @@ from online_models.forgetting import (
     is_learnable,
     new_clock,
 )
-from online_models.state_arrays import array_like
+from online_models.state import array_like
 
 N_SETS: Final = 1_024
 N_WAYS: Final = 8

@@ -37,7 +37,7 @@ from online_models.forgetting import (
 )
 from online_models.propensity import alike
 from online_models.situation import N_SITUATION, fill_situation
-from online_models.state_arrays import array_like
+from online_models.state import array_like
 
 RIDGE: Final = 1.0
 SCALE: Final = 0.25  # of the deviation of draws; rewards deviate by .3 to .5, less explores less

@@ -1,12 +1,12 @@
 """Learned state as named arrays: how parts are put together, and taken apart with checks."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from features.model_snapshot import Arrays, SnapshotError
+from features.model_snapshot import Arrays, SnapshotError, require_finite
 
 
 class Restorable(Protocol):
@@ -54,3 +54,16 @@ def checked(
     ):
         raise SnapshotError(f"{name} must have the shape {shape}; got {found.shape}")
     return found.copy()
+
+
+def array_like(arrays: Arrays, name: str, like: NDArray[Any]) -> NDArray[Any]:
+    """A copy of the array of that name. Raises SnapshotError: absent, or not as `like`, or NaN."""
+    found = arrays.get(name)
+    if found is None:
+        raise SnapshotError(f"arrays must have {name}; got {sorted(arrays)}")
+    if found.shape != like.shape or found.dtype != like.dtype:
+        raise SnapshotError(
+            f"{name} must be {like.dtype} of shape {like.shape}; got {found.dtype} {found.shape}"
+        )
+    require_finite({name: found})
+    return np.array(found)

@@ -84,6 +84,14 @@ class Explorer:
         self._share = share
         self._rng = rng
 
+    def warm_up(self, beliefs: Beliefs) -> None:
+        """Has compiled what only some slates need: titles that are drawn."""
+        bits, order = np.full(2, 1 << Arm.NEW, np.uint16), np.arange(2)
+        state = new_slate(bits, 1)
+        places = shortlist(state, int(Arm.NEW), bits, order, N_SHORTLIST)
+        self._item_chances(beliefs, np.arange(1, 3, dtype=np.uint64), 0.5)
+        take(state, 0, int(places[0]), bits)
+
     def plan(
         self,
         beliefs: Beliefs,
