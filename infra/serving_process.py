@@ -10,7 +10,8 @@ import structlog
 from features.clock import Clock, StreamClock, WallClock
 from features.log import LogError
 from features.partition_reads import read_priors
-from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
+from features.redis_store import RedisLink, RedisRowStore
+from features.row_reader import AsyncRowReader
 from features.store import GLOBALS, ITEMS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
