@@ -6,6 +6,7 @@ import gc
 
 import numpy as np
 import structlog
+import uvloop
 
 from features.clock import Clock, StreamClock, WallClock
 from features.log import LogError
@@ -41,7 +42,8 @@ CHARTS_EVERY_MS = 2_000
 
 def run_server(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
