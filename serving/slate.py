@@ -91,7 +91,7 @@ class Slate:
     decision_context: str = ""  # see features.decision_context
     policy: str = ""  # that gave slots to arms
     model_sequence: int = 0  # of the learned state in force; 0: none
-    removed: Mapping[str, int] = field(default_factory=dict)  # candidates taken out, by filter; with debug
+    removed: Mapping[str, int] = field(default_factory=dict)  # with debug: by filter
     stage_ms: Mapping[str, float] = field(default_factory=dict)  # where the time went
     rules: tuple[str, ...] = ()  # that took effect
     has_more: bool = False  # whether another page would have titles
@@ -133,5 +133,5 @@ class Recommends(Protocol):
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
         """Titles that go with a title. Raises UnknownItemError."""
 
-    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
-        """What is being watched now, of one of `genres` if there are any."""
+    def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
+        """What is being watched now, of one of the query's genres if there are any."""
