@@ -116,6 +116,9 @@ def encode_catalog_item(item: CatalogItem) -> bytes:
         series_id=item.series_id,
         season=item.season,
         episode=item.episode,
+        available_until_ms=item.available_until_ms,
+        regions=item.regions,
+        category=item.category,
     ).SerializeToString()
 
 
@@ -141,6 +144,9 @@ def decode_catalog_item(value: bytes) -> CatalogItem:
         series_id=message.series_id,
         season=message.season,
         episode=message.episode,
+        available_until_ms=message.available_until_ms,
+        regions=tuple(message.regions),
+        category=message.category,
     )
 
 

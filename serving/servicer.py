@@ -157,9 +157,9 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: recommender_pb2.TrendingRequest, context: Context
     ) -> recommender_pb2.TrendingResponse:
         """What is being watched now."""
-        count, genres = wire.count_of(request.count), wire.genres_of(request.genres)
+        query = wire.trending_query_of(request)
         _shed_if_late(context)
-        items = self._recommender.trending(count, genres)
+        items = self._recommender.trending(query, self._clock.now_ms())
         return wire.trending_response(items, self._items_age_ms())
 
     def _record_timed(self, decision: Decision) -> None:

@@ -1,5 +1,6 @@
 """What is asked of the recommender and what it answers, free of any transport."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,6 +13,21 @@ from features.vocabulary import Device, Page
 
 DEFAULT_COUNT = 20
 MAX_COUNT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What may be shown; a title must pass all of them, empty ones let everything pass."""
+
+    languages: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    min_rating: float = 0.0  # 0..10, of the title's mean
+    max_age: int | None = None  # parental ceiling in years
+    include_watched: bool = False
+    exclude_in_progress: bool = False
+
+
+NO_FILTERS = Filters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +47,12 @@ class Query:
     after: Position | None = None
     wait_ms: int = 100
     debug: bool = False
+    filters: Filters = NO_FILTERS
+    item_id: str = ""  # page ITEM: the title that is looked at
+    candidate_item_ids: tuple[str, ...] = ()  # page SEARCH: only these
+    serendipity: float | None = None  # share of the slate, at least
+    shown: frozenset[int] = frozenset()  # 64-bit ids of titles on earlier pages
+    page_number: int = 0  # of an endless slate, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,9 @@ class SlateItem:
     posterior_mean: float = 0.0  # of the arm's reward in the decision's context
     posterior_weight: float = 0.0  # answers that this rests on, prior included
     click_probability: float = 0.0  # as learnt from outcomes; 0: nothing learnt yet
+    reason_kind: str = ""  # of `reason`, for texts of the client's own
+    progress: float = 0.0  # 0..1, watched share
+    rule_id: str = ""  # the pin or boost that moved it
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +91,10 @@ class Slate:
     decision_context: str = ""  # see features.decision_context
     policy: str = ""  # that gave slots to arms
     model_sequence: int = 0  # of the learned state in force; 0: none
+    removed: Mapping[str, int] = field(default_factory=dict)  # with debug: by filter
+    stage_ms: Mapping[str, float] = field(default_factory=dict)  # where the time went
+    rules: tuple[str, ...] = ()  # that took effect
+    has_more: bool = False  # whether another page would have titles
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,5 +133,5 @@ class Recommends(Protocol):
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
         """Titles that go with a title. Raises UnknownItemError."""
 
-    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
-        """What is being watched now, of one of `genres` if there are any."""
+    def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
+        """What is being watched now, of one of the query's genres if there are any."""

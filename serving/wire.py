@@ -66,6 +66,16 @@ def genres_of(names: Sequence[str]) -> tuple[str, ...]:
     return _ids("genres", names, MAX_GENRES)
 
 
+def trending_query_of(request: recommender_pb2.TrendingRequest) -> Query:
+    """What a request for a list asks. Raises InvalidRequestError."""
+    return Query(
+        "",
+        count=count_of(request.count),
+        genres=genres_of(request.genres),
+        region=_bounded_id("region", request.region, MAX_REGION_BYTES),
+    )
+
+
 def item_id_of(item_id: str) -> str:
     """The id of a title. Raises InvalidRequestError."""
     return _required_id("item_id", item_id)

@@ -62,9 +62,10 @@ class FakeRecommender:
             raise UnknownItemError(item_id)
         return tuple(self._item(id_) for id_ in TITLES if id_ != item_id)[:count]
 
-    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
+    def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:  # noqa: ARG002
         self._work()
-        return () if "Cooking" in genres else tuple(self._item(id_) for id_ in TITLES)[:count]
+        titles = () if "Cooking" in query.genres else TITLES
+        return tuple(self._item(id_) for id_ in titles)[: query.count]
 
     def _work(self) -> None:
         if self.failure is not None:

@@ -18,6 +18,7 @@ from features.ranking import (
 from features.store import USERS
 from features.viewing_state import is_done_with
 from features.vocabulary import EventType
+from serving.filtering.allow import allow, best_allowed
 from serving.ranking.ranker import Ranker
 from serving.ranking.trees import TreeError, Trees
 from serving.retrieval.base import (
@@ -26,8 +27,6 @@ from serving.retrieval.base import (
     Candidates,
     Quotas,
     Source,
-    allow,
-    best_allowed,
     heap_push,
 )
 from serving.retrieval.covisitation import N_TITLES, PRIOR, STEP_WEIGHT, Covisitation

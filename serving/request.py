@@ -1,0 +1,41 @@
+"""What the stages know of one request."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.compiled import Rows
+from features.store import USERS
+from features.vocabulary import genre_mask
+from serving.catalogue import CatalogueTable
+from serving.retrieval.trending import HotLists
+from serving.slate import Query, Viewer
+
+Floats = NDArray[np.float32]
+Slots = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Request:
+    """One request on its way through the stages."""
+
+    query: Query
+    row: Rows  # (1,) USER_ROW; the empty one of an unknown viewer
+    now_ms: int
+    wanted_genres: int  # a mask; 0: any
+    history: Slots  # (N_TITLES,) catalogue slots of the viewer's titles, newest first, or -1
+    hot: HotLists
+    load_level: int = 0  # 0..3: how much is to be left out; see serving.guard
+    factors: Floats | None = None  # of the viewer; None where no title of theirs has any
+    removed: dict[str, int] = field(default_factory=dict)  # candidates taken out, by filter
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, query: Query, viewer: Viewer, now_ms: int, table: CatalogueTable, hot: HotLists
+    ) -> "Request":
+        """What is known before the first stage."""
+        row = USERS.empty if viewer.row is None else viewer.row
+        titles = np.ascontiguousarray(row["viewing"]["titles"][0]["item"])
+        return cls(query, row, now_ms, genre_mask(query.genres), table.slots_of(titles), hot)
