@@ -14,6 +14,7 @@ from typing import Final
 from serving.slate import SlateItem
 
 _ITEM_NUMBERS: Final = struct.Struct("<BdBdBdBdBdBd")
+_PROGRESS: Final = struct.Struct("<2sf")
 _SLOT_NUMBERS: Final = struct.Struct("<BdBdBdBdBd")
 _KEPT: Final = 65_536  # of the texts below, which come again and again, those used last
 _ONE_BYTE: Final = 0x80  # lengths below take one byte
@@ -54,18 +55,22 @@ def text_field(tag: int, value: str) -> bytes:
     b'\n\x03tt1'
     """
     data = value.encode()
-    return b"%c%b%b" % (tag, length_of(data), data) if data else b""
+    return b"%b%b%b" % (varint(tag), length_of(data), data) if data else b""
 
 
 def item_bytes(item: SlateItem) -> bytes:
     """The fields of a RecommendedItem, without features."""
-    return b"%b%b%b" % (
+    return b"%b%b%b%b" % (
         _title(item.item_id, item.title),
-        _why(item.source, item.arm, item.cause_item_id, item.cause_title, item.reason),
+        _why(
+            item.source, item.arm, item.cause_item_id, item.cause_title, item.reason,
+            item.reason_kind, item.rule_id,
+        ),
         _ITEM_NUMBERS.pack(
             0x19, item.score, 0x51, item.propensity, 0x59, item.item_propensity,
             0x61, item.posterior_mean, 0x69, item.posterior_weight, 0x71, item.click_probability,
         ),
+        _PROGRESS.pack(b"\x8d\x01", item.progress) if item.progress else b"",
     )  # fmt: skip
 
 
@@ -89,9 +94,14 @@ def _title(item_id: str, title: str) -> bytes:
 
 
 @lru_cache(_KEPT)
-def _why(source: str, arm: str, cause_item_id: str, cause_title: str, reason: str) -> bytes:
-    fields = ((0x22, source), (0x4A, arm), (0x2A, cause_item_id), (0x32, cause_title))
-    return b"".join(text_field(*field) for field in (*fields, (0x3A, reason)))
+def _why(
+    source: str, arm: str, cause_item_id: str, cause_title: str, reason: str, kind: str, rule: str
+) -> bytes:
+    fields = (
+        (0x22, source), (0x4A, arm), (0x2A, cause_item_id), (0x32, cause_title), (0x3A, reason),
+        (0x7A, kind), (0x12 << 3 | 2, rule),
+    )  # fmt: skip
+    return b"".join(text_field(*field) for field in fields)
 
 
 @lru_cache(_KEPT)

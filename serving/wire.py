@@ -152,6 +152,7 @@ def answer_body(slate: Slate, *, debug: bool = False) -> bytes:
             decision_context=slate.decision_context,
             policy=slate.policy,
             model_sequence=slate.model_sequence,
+            rules=slate.rules,
         ).SerializeToString()
     ]
     for item in slate.items:
@@ -204,6 +205,7 @@ def decision_body(slate: Slate) -> bytes:
             decision_context=slate.decision_context,
             policy=slate.policy,
             model_sequence=slate.model_sequence,
+            rules=slate.rules,
         ).SerializeToString()
     ]
     for item in slate.items:
@@ -244,6 +246,9 @@ def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.Recomme
         posterior_mean=item.posterior_mean,
         posterior_weight=item.posterior_weight,
         click_probability=item.click_probability,
+        reason_kind=item.reason_kind,
+        progress=item.progress,
+        rule_id=item.rule_id,
     )
     if names and item.features is not None:
         message.features.update(zip(names, item.features.tolist(), strict=True))

@@ -20,7 +20,7 @@ FEATURES = st.none() | st.lists(st.floats(width=32, allow_nan=False), max_size=6
 )
 ITEMS = st.builds(
     SlateItem, TEXTS, TEXTS, NUMBERS, WORDS, WORDS, NUMBERS, TEXTS, TEXTS, TEXTS, FEATURES,
-    NUMBERS, NUMBERS, NUMBERS, NUMBERS,
+    NUMBERS, NUMBERS, NUMBERS, NUMBERS, TEXTS, st.floats(0, 1, width=32), TEXTS,
 )  # fmt: skip
 SLATES = st.builds(
     Slate,
@@ -33,6 +33,7 @@ SLATES = st.builds(
     TEXTS,
     TEXTS,
     st.integers(0, 2**63),
+    rules=st.lists(TEXTS, max_size=2).map(tuple),
 )
 QUERY = Query("ann", "kids", "s1", "r1", 7, Device.TV, Page.HOME, "DE")
 PLACES = st.lists(st.builds(Position, TEXTS, st.integers(0, 15), st.integers(0, 2**40)), max_size=2)
@@ -42,6 +43,7 @@ def generated_item(item: SlateItem) -> recommender_pb2.RecommendedItem:
     fields = (
         "item_id", "title", "score", "source", "cause_item_id", "cause_title", "reason", "arm",
         "propensity", "item_propensity", "posterior_mean", "posterior_weight", "click_probability",
+        "reason_kind", "progress", "rule_id",
     )  # fmt: skip
     return recommender_pb2.RecommendedItem(**{name: getattr(item, name) for name in fields})
 
@@ -88,6 +90,7 @@ def test_answer_is_what_the_generated_classes_make_of_it(
         decision_context=slate.decision_context,
         policy=slate.policy,
         model_sequence=slate.model_sequence,
+        rules=slate.rules,
     )
 
 
@@ -113,6 +116,7 @@ def test_decision_is_what_the_generated_classes_make_of_it(
         decision_context=slate.decision_context,
         policy=slate.policy,
         model_sequence=slate.model_sequence,
+        rules=slate.rules,
     )
 
 
