@@ -11,12 +11,12 @@ from infra.topics import (
     CATALOG,
     DEAD_LETTERS,
     ERASURES,
-    REDRIVES,
     IMPRESSIONS,
     INTERACTIONS,
     ITEM_UPDATES,
     MODELS,
     OUTCOMES,
+    REDRIVES,
     Topic,
     TopicError,
     check_partitions,
@@ -85,6 +85,7 @@ def test_topics_are_created_once_however_often_it_is_asked(
         MODELS: 1,
         DEAD_LETTERS: 1,
         ERASURES: 1,
+        REDRIVES: 1,
     }
 
 
