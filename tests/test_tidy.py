@@ -13,7 +13,8 @@ PACKAGES = ("features", "online_models", "streams", "serving", "offline", "infra
 OTHERS = ("tests", "benchmarks")
 PRINTING = {  # answers as JSON
     Path("infra/cli.py"),
-    Path("infra/cli_learning.py", "infra/cli_ops.py"),
+    Path("infra/cli_learning.py"),
+    Path("infra/cli_ops.py"),
     Path("infra/demo.py"),
 }
 MAX_FUNCTION_LINES = 70
