@@ -10,9 +10,17 @@ lists of their own, and the many short ones lie in a few that nobody asks for. F
 in 16 bits. How many lists are asked is measured at the end of building: the fewest with which
 made-up viewers get TARGET_RECALL of their best 100.
 
-Measured, one thread, 500 viewers, best 100, on titles like those (see benchmarks/retrieval.py):
+Measured, one thread, best 100 of 500 viewers folded in, on titles like those (see
+benchmarks/retrieval.py; share found, median ms, seconds of building):
 
-@TABLE@
+    titles       exact      these lists          FAISS's lists,  4-bit codes   graph of 16 links,
+                                                 256 asked       and refined   400 wide
+    20,000       1  .17     .97  .32    1        .88   .25       .83   .32
+    50,000       1  .75     .98  .26    2
+    200,000      1  3.4     .97  .24    8        .90  1.3        .76   .54     .88   .57   14
+    1,000,000    1  17      .98  .29   33
+
+So up to 20,000 titles every one is looked at, and beyond these lists are used.
 """
 
 import math
