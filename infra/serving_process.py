@@ -26,10 +26,12 @@ from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.repeats import Repeats
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
+from serving.slate_cache import SlateCache
 from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
@@ -72,6 +74,10 @@ async def _serve(settings: Settings) -> None:
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
+    cache = _cache(settings)
+    repeats = Repeats(
+        cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
+    )
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
     eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
     tracker.start()
@@ -89,22 +95,22 @@ async def _serve(settings: Settings) -> None:
             WallClock(),
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
+            repeats=repeats,
         ),
         AdminServicer(eraser),
     )
 
     async def warm() -> None:
-        """Has everything compiled and in memory before the first caller."""
-        for _ in range(WARM_UP_CALLS):
-            recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
-        gc.collect()
-        gc.freeze()  # what is loaded stays: the collector need not look at it again
+        _warm_up(recommender, clock)
+        repeats.prepare(recommender, Query(""))
         READY.set(1)
 
+    renewing = asyncio.create_task(repeats.renew(recommender))
     try:
         await serve(server, warm=warm)
     finally:
         READY.set(0)
+        renewing.cancel()
         follower.stop()
         models.stop()
         await tracker.close()
@@ -128,6 +134,21 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         explorer=explorer,
         overlay=Overlay(0, beliefs),
     )
+
+
+def _warm_up(recommender: Recommender, clock: Clock) -> None:
+    """Has everything compiled and in memory before the first caller."""
+    for _ in range(WARM_UP_CALLS):
+        recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+
+
+def _cache(settings: Settings) -> SlateCache:
+    """What keeps slates; none where their time is 0."""
+    serving = settings.serving
+    max_bytes = serving.cache_max_mib << 20
+    return SlateCache(serving.cache_ttl_s, max_slates=serving.cache_max_slates, max_bytes=max_bytes)
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:

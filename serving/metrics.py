@@ -34,6 +34,22 @@ STATE_AGE = Histogram(
 WAITS = Counter(
     "headrace_serving_waits", "Reads that had to wait for an event, by how they ended", ["outcome"]
 )
+CACHE_LOOKUP = Counter(
+    "headrace_serving_cache_lookups",
+    "Slates looked for in the cache; hit, anonymous: given again; moved: the viewer has done "
+    "something since; miss: none or too old; never: not to be cached",
+    ["outcome"],
+)
+CACHE_OUTCOMES = ("hit", "anonymous", "moved", "miss", "never")
+CACHE_LOOKUPS = {name: CACHE_LOOKUP.labels(name) for name in CACHE_OUTCOMES}
+CACHE_SLATES = Gauge("headrace_serving_cache_slates", "Slates in the cache")
+CACHE_BYTES = Gauge("headrace_serving_cache_bytes", "Bytes that they take")
+CACHE_EVICTION = Counter(
+    "headrace_serving_cache_evictions",
+    "Slates given up; age: too old, moved: the viewer did something, room: for others",
+    ["reason"],
+)
+CACHE_EVICTIONS = {name: CACHE_EVICTION.labels(name) for name in ("age", "moved", "room")}
 REDIS_FAILURES = Counter("headrace_serving_redis_failures", "Reads of a viewer that failed")
 MIRROR_AGE = Gauge(
     "headrace_serving_mirror_age_seconds", "Since item features last moved; -1: never"

@@ -16,7 +16,9 @@ from features.clock import Clock
 from features.position import Position
 from serving import metrics, wire
 from serving.errors import DeadlineSpentError, SilentStreamError
+from serving.repeats import Repeats
 from serving.slate import Decision, Query, Recommends, Slate, Viewer
+from serving.slate_cache import Key
 from serving.track import BadInteractionError, Tracked, Tracker, Underway
 from serving.viewers import ViewerReader
 
@@ -117,7 +119,9 @@ class RecommendationServicer(RecommendationServiceServicer):
         *,
         topic: str,
         default_wait_ms: int = 100,
+        repeats: Repeats | None = None,
     ) -> None:
+        self._repeats = repeats
         self._recommender = recommender
         self._viewers = viewers
         self._record = record
@@ -133,16 +137,28 @@ class RecommendationServicer(RecommendationServiceServicer):
         """A RecommendResponse: a slate, from state that is as fresh as the answer says."""
         query = wire.query_of(request, self._topic, self._default_wait_ms)
         started_s = time.perf_counter()
+        if self._repeats is not None and (again := await self._repeats.of_viewer(query)):
+            return again
         viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
         metrics.STAGES["read"].observe(time.perf_counter() - started_s)
+        if self._repeats is not None and viewer.row is None:
+            again = self._repeats.of_nobody(query, viewer)
+            if again is not None:
+                return again
         _shed_if_late(context)
+        return self._answer(query, viewer)
+
+    def _answer(self, query: Query, viewer: Viewer) -> bytes:
+        """The answer to a query, made now; its record is on its way."""
+        key = None if self._repeats is None else self._repeats.key_of(query, viewer)
         decision = self._decide(query, viewer)
         started_s = time.perf_counter()
         state_age_ms = self._state_age_ms(viewer)
         _count(decision.slate, state_age_ms)
-        answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms())
+        body = wire.answer_body(decision.slate, debug=query.debug)
+        answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), body)
         metrics.STAGES["build"].observe(time.perf_counter() - started_s)
-        asyncio.get_running_loop().call_soon(self._record_timed, decision)
+        asyncio.get_running_loop().call_soon(self._finish, decision, viewer, key, body)
         return answer
 
     async def SimilarItems(  # noqa: N802
@@ -162,8 +178,11 @@ class RecommendationServicer(RecommendationServiceServicer):
         items = self._recommender.trending(query, self._clock.now_ms())
         return wire.trending_response(items, self._items_age_ms())
 
-    def _record_timed(self, decision: Decision) -> None:
+    def _finish(self, decision: Decision, viewer: Viewer, key: Key | None, body: bytes) -> None:
+        """What is left to do once the answer is on its way: the record, and the cache."""
         started_s = time.perf_counter()
+        if self._repeats is not None and key is not None:
+            decision = self._repeats.keep(key, decision, viewer, body)
         self._record(decision)
         metrics.STAGES["record"].observe(time.perf_counter() - started_s)
 

@@ -112,13 +112,22 @@ def track_many_response(
 
 
 def recommend_answer(
-    decision: Decision, viewer: Viewer, state_age_ms: int, items_age_ms: int
+    decision: Decision,
+    viewer: Viewer,
+    state_age_ms: int,
+    items_age_ms: int,
+    body: bytes | None = None,
 ) -> bytes:
-    """The RecommendResponse that shows a decision, as it goes over the wire."""
+    """The RecommendResponse that shows a decision, as it goes over the wire.
+
+    `body`: what it says of the slate, where that is written already.
+    """
     head = answer_head(
         decision.query.request_id, decision.included, viewer, state_age_ms, items_age_ms
     )
-    return head + answer_body(decision.slate, debug=decision.query.debug)
+    if body is None:
+        body = answer_body(decision.slate, debug=decision.query.debug)
+    return head + body
 
 
 def answer_head(
@@ -127,8 +136,15 @@ def answer_head(
     viewer: Viewer,
     state_age_ms: int,
     items_age_ms: int,
+    *,
+    degraded: Sequence[str] = (),
+    cached_age_ms: int | None = None,
 ) -> bytes:
-    """What a RecommendResponse says of this call; the slate follows."""
+    """What a RecommendResponse says of this call; the slate follows.
+
+    `degraded` is what was missing beside that which the slate names; `cached_age_ms` is None for a
+    slate that was made for this call.
+    """
     return recommender_pb2.RecommendResponse(
         request_id=request_id,
         freshness=recommender_pb2.Freshness(
@@ -138,6 +154,9 @@ def answer_head(
             items_age_ms=items_age_ms,
             waited_ms=viewer.waited_ms,
         ),
+        degraded=degraded,
+        cached=cached_age_ms is not None,
+        cached_age_ms=cached_age_ms or 0,
     ).SerializeToString()
 
 
@@ -177,7 +196,7 @@ def trending_response(
 
 def encode_decision(decision: Decision) -> bytes:
     """Protobuf bytes of the Impression that a decision is to the log."""
-    return decision_head(decision) + decision_body(decision.slate)
+    return decision_head(decision) + (decision.body or decision_body(decision.slate))
 
 
 def decision_head(decision: Decision) -> bytes:
@@ -191,6 +210,8 @@ def decision_head(decision: Decision) -> bytes:
         served_at_ms=decision.served_at_ms,
         context=_context(query),
         included=[_position(position) for position in decision.included],
+        degraded=decision.slate.degraded if decision.is_cached else (),
+        cached=decision.is_cached,
     ).SerializeToString()
 
 
