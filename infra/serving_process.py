@@ -6,11 +6,13 @@ import gc
 
 import numpy as np
 import structlog
+import uvloop
 
 from features.clock import Clock, StreamClock, WallClock
 from features.log import LogError
 from features.partition_reads import read_priors
-from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
+from features.redis_store import RedisLink, RedisRowStore
+from features.row_reader import AsyncRowReader
 from features.store import GLOBALS, ITEMS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
@@ -42,7 +44,8 @@ CHARTS_EVERY_S = 2.0
 
 def run_server(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:

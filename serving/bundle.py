@@ -79,12 +79,7 @@ def load_bundle(folder: Path) -> Bundle:
             f"{folder / 'factors.npy'} must be {manifest.n_items} x {manifest.n_factors}; "
             f"got {models.factors.shape}"
         )
-    index = FaissIndex.parse(files[INDEX], str(folder / INDEX))
-    if (len(index), index.n_factors) != models.factors.shape:
-        raise BundleError(
-            f"{folder / INDEX} must hold {manifest.n_items} vectors of {manifest.n_factors}; "
-            f"got {len(index)} of {index.n_factors}"
-        )
+    index = FaissIndex.parse(files[INDEX], str(folder / INDEX), models.factors)
     ranker = Ranker.parse(files[RANKER].decode(errors="replace"), str(folder / RANKER))
     return Bundle(manifest.version, models, index, ranker, manifest)
 

@@ -22,6 +22,7 @@ from headrace.v1.recommender_pb2_grpc import add_RecommendationServiceServicer_t
 
 from serving.admin import AdminServicer
 from serving.errors import StatusInterceptor
+from serving.handlers import add_service
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
 
@@ -63,12 +64,10 @@ class Server:
             options=channel_options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent,
         )
-        add_IngestServiceServicer_to_server(ingest, self._server)  # type: ignore[no-untyped-call]
-        add_RecommendationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            recommendations, self._server
-        )
+        add_service(add_RecommendationServiceServicer_to_server, recommendations, self._server)
+        add_service(add_IngestServiceServicer_to_server, ingest, self._server)
         if admin is not None:
-            add_AdminServiceServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
+            add_service(add_AdminServiceServicer_to_server, admin, self._server)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.has_reflection:

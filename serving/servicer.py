@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -128,16 +129,21 @@ class RecommendationServicer(RecommendationServiceServicer):
 
     async def Recommend(  # noqa: N802
         self, request: recommender_pb2.RecommendRequest, context: Context
-    ) -> recommender_pb2.RecommendResponse:
-        """A slate, from state that is as fresh as the answer says."""
+    ) -> bytes:
+        """A RecommendResponse: a slate, from state that is as fresh as the answer says."""
         query = wire.query_of(request, self._topic, self._default_wait_ms)
+        started_s = time.perf_counter()
         viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
+        metrics.STAGES["read"].observe(time.perf_counter() - started_s)
         _shed_if_late(context)
         decision = self._decide(query, viewer)
+        started_s = time.perf_counter()
         state_age_ms = self._state_age_ms(viewer)
         _count(decision.slate, state_age_ms)
-        asyncio.get_running_loop().call_soon(self._record, decision)
-        return wire.recommend_response(decision, viewer, state_age_ms, self._items_age_ms())
+        answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms())
+        metrics.STAGES["build"].observe(time.perf_counter() - started_s)
+        asyncio.get_running_loop().call_soon(self._record_timed, decision)
+        return answer
 
     async def SimilarItems(  # noqa: N802
         self, request: recommender_pb2.SimilarItemsRequest, context: Context
@@ -155,6 +161,11 @@ class RecommendationServicer(RecommendationServiceServicer):
         _shed_if_late(context)
         items = self._recommender.trending(query, self._clock.now_ms())
         return wire.trending_response(items, self._items_age_ms())
+
+    def _record_timed(self, decision: Decision) -> None:
+        started_s = time.perf_counter()
+        self._record(decision)
+        metrics.STAGES["record"].observe(time.perf_counter() - started_s)
 
     def _decide(self, query: Query, viewer: Viewer) -> Decision:
         now_ms = self._clock.now_ms()

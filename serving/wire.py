@@ -3,7 +3,7 @@
 Every field of a request is checked here, so that what lies behind never meets an unusable one.
 """
 
-import uuid
+import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, TypeVar
@@ -15,14 +15,20 @@ from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
 from features.position import Position
 from features.vocabulary import Device, Page
 from serving.errors import InvalidRequestError
-from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Query, SlateItem, Viewer
+from serving.raw_wire import item_bytes, length_of, slot_bytes
+from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Query, Slate, SlateItem, Viewer
 
 MAX_EXCLUDED: Final = 1_000
 MAX_GENRES: Final = 32
 MAX_WAIT_MS: Final = 1_000
 UNKNOWN_VIEWER_MS: Final = -1
+_ITEMS: Final = b"\x12"  # the tags of RecommendResponse.items and of Impression.slots
+_SLOTS: Final = b"\x3a"
 
 E = TypeVar("E", Device, Page)
+
+_DEVICES: Final = tuple(Device)
+_PAGES: Final = tuple(Page)
 
 
 def interaction_of(request: ingest_pb2.TrackRequest) -> Interaction:
@@ -37,10 +43,10 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         user_id=_required_id("user_id", request.user_id),
         profile_id=_bounded_id("profile_id", request.profile_id),
         session_id=_bounded_id("session_id", request.session_id),
-        request_id=_bounded_id("request_id", request.request_id) or uuid.uuid4().hex,
+        request_id=_bounded_id("request_id", request.request_id) or os.urandom(16).hex(),
         count=count_of(request.count),
-        device=_member("context.device", Device, context.device),
-        page=_member("context.page", Page, context.page),
+        device=_member("context.device", _DEVICES, context.device),
+        page=_member("context.page", _PAGES, context.page),
         region=_bounded_id("context.region", context.region, MAX_REGION_BYTES),
         exclude_item_ids=_ids("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED),
         genres=genres_of(request.genres),
@@ -105,29 +111,54 @@ def track_many_response(
     )
 
 
-def recommend_response(
+def recommend_answer(
     decision: Decision, viewer: Viewer, state_age_ms: int, items_age_ms: int
-) -> recommender_pb2.RecommendResponse:
-    """The answer that shows a decision."""
-    slate = decision.slate
-    names = slate.feature_names if decision.query.debug else ()
+) -> bytes:
+    """The RecommendResponse that shows a decision, as it goes over the wire."""
+    head = answer_head(
+        decision.query.request_id, decision.included, viewer, state_age_ms, items_age_ms
+    )
+    return head + answer_body(decision.slate, debug=decision.query.debug)
+
+
+def answer_head(
+    request_id: str,
+    included: Sequence[Position],
+    viewer: Viewer,
+    state_age_ms: int,
+    items_age_ms: int,
+) -> bytes:
+    """What a RecommendResponse says of this call; the slate follows."""
     return recommender_pb2.RecommendResponse(
-        request_id=decision.query.request_id,
-        items=[_item(item, names) for item in slate.items],
+        request_id=request_id,
         freshness=recommender_pb2.Freshness(
             after_included=viewer.after_included,
-            included=[_position(position) for position in decision.included],
+            included=[_position(position) for position in included],
             state_age_ms=state_age_ms,
             items_age_ms=items_age_ms,
             waited_ms=viewer.waited_ms,
         ),
-        degraded=slate.degraded,
-        bundle_version=slate.bundle_version,
-        n_candidates=slate.n_candidates,
-        decision_context=slate.decision_context,
-        policy=slate.policy,
-        model_sequence=slate.model_sequence,
-    )
+    ).SerializeToString()
+
+
+def answer_body(slate: Slate, *, debug: bool = False) -> bytes:
+    """What a RecommendResponse says of the slate, for any call that is answered with it."""
+    names = slate.feature_names if debug else ()
+    pieces = [
+        recommender_pb2.RecommendResponse(
+            degraded=slate.degraded,
+            bundle_version=slate.bundle_version,
+            n_candidates=slate.n_candidates,
+            decision_context=slate.decision_context,
+            policy=slate.policy,
+            model_sequence=slate.model_sequence,
+            rules=slate.rules,
+        ).SerializeToString()
+    ]
+    for item in slate.items:
+        body = _item(item, names).SerializeToString() if names else item_bytes(item)
+        pieces += (_ITEMS, length_of(body), body)
+    return b"".join(pieces)
 
 
 def similar_response(items: Iterable[SlateItem]) -> recommender_pb2.SimilarItemsResponse:
@@ -146,7 +177,12 @@ def trending_response(
 
 def encode_decision(decision: Decision) -> bytes:
     """Protobuf bytes of the Impression that a decision is to the log."""
-    query, slate = decision.query, decision.slate
+    return decision_head(decision) + decision_body(decision.slate)
+
+
+def decision_head(decision: Decision) -> bytes:
+    """What an Impression says of this call; the slate follows."""
+    query = decision.query
     return events_pb2.Impression(
         request_id=query.request_id,
         user_id=query.user_id,
@@ -154,16 +190,28 @@ def encode_decision(decision: Decision) -> bytes:
         session_id=query.session_id,
         served_at_ms=decision.served_at_ms,
         context=_context(query),
-        slots=[_slot(item) for item in slate.items],
-        bundle_version=slate.bundle_version,
-        feature_version=slate.feature_version,
         included=[_position(position) for position in decision.included],
-        degraded=slate.degraded,
-        n_candidates=slate.n_candidates,
-        decision_context=slate.decision_context,
-        policy=slate.policy,
-        model_sequence=slate.model_sequence,
     ).SerializeToString()
+
+
+def decision_body(slate: Slate) -> bytes:
+    """What an Impression says of the slate, for any call that is answered with it."""
+    pieces = [
+        events_pb2.Impression(
+            bundle_version=slate.bundle_version,
+            feature_version=slate.feature_version,
+            degraded=slate.degraded,
+            n_candidates=slate.n_candidates,
+            decision_context=slate.decision_context,
+            policy=slate.policy,
+            model_sequence=slate.model_sequence,
+            rules=slate.rules,
+        ).SerializeToString()
+    ]
+    for item in slate.items:
+        body = slot_bytes(item)
+        pieces += (_SLOTS, length_of(body), body)
+    return b"".join(pieces)
 
 
 def all_missing(*reasons: Sequence[str]) -> tuple[str, ...]:
@@ -183,21 +231,6 @@ def _context(query: Query) -> events_pb2.Context:
     )
 
 
-def _slot(item: SlateItem) -> events_pb2.SlateSlot:
-    return events_pb2.SlateSlot(
-        item_id=item.item_id,
-        source=item.source,
-        arm=item.arm,
-        propensity=item.propensity,
-        score=item.score,
-        cause_item_id=item.cause_item_id,
-        features=() if item.features is None else item.features.tolist(),
-        item_propensity=item.item_propensity,
-        posterior_mean=item.posterior_mean,
-        posterior_weight=item.posterior_weight,
-    )
-
-
 def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.RecommendedItem:
     message = recommender_pb2.RecommendedItem(
         item_id=item.item_id,
@@ -213,6 +246,9 @@ def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.Recomme
         posterior_mean=item.posterior_mean,
         posterior_weight=item.posterior_weight,
         click_probability=item.click_probability,
+        reason_kind=item.reason_kind,
+        progress=item.progress,
+        rule_id=item.rule_id,
     )
     if names and item.features is not None:
         message.features.update(zip(names, item.features.tolist(), strict=True))
@@ -240,10 +276,10 @@ def _within(field: str, value: int, most: int) -> int:
     return value
 
 
-def _member(field: str, kind: type[E], number: int) -> E:
-    if not 0 <= number < len(kind):
-        raise InvalidRequestError(field, f"within 0..{len(kind) - 1}", number)
-    return kind(number)
+def _member(field: str, members: tuple[E, ...], number: int) -> E:
+    if not 0 <= number < len(members):
+        raise InvalidRequestError(field, f"within 0..{len(members) - 1}", number)
+    return members[number]
 
 
 def _required_id(field: str, value: str) -> str:
@@ -263,4 +299,6 @@ def _bounded_id(field: str, value: str, most: int = MAX_ID_BYTES) -> str:
 def _ids(field: str, values: Sequence[str], most: int) -> tuple[str, ...]:
     if len(values) > most:
         raise InvalidRequestError(field, f"at most {most} values", len(values))
+    if not values:
+        return ()
     return tuple(_required_id(f"{field}[{i}]", value) for i, value in enumerate(values))

@@ -18,7 +18,7 @@ from features.events import EVENT
 from features.ids import viewer_hash
 from features.log import LogConfig
 from features.position import Position
-from features.redis_store import AsyncRowReader
+from features.row_reader import AsyncRowReader
 from features.vocabulary import EventType
 from infra.topics import Topic, ensure_topics
 from serving.client import Client
