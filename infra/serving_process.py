@@ -21,7 +21,9 @@ from infra.stack import bundles_folder
 from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
 from serving.bundle import Bundle, BundleError, load_current
-from serving.catalogue import Catalogue, CatalogueTable
+from serving.catalogue import CatalogueTable
+from serving.keeper import Keeper
+from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
@@ -39,7 +41,7 @@ from serving.wire import encode_decision
 log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
-CHARTS_EVERY_MS = 2_000
+CHARTS_EVERY_S = 2.0
 
 
 def run_server(settings: Settings) -> None:
@@ -52,13 +54,17 @@ async def _serve(settings: Settings) -> None:
     kafka, prefix = settings.kafka.log_config(), settings.kafka.prefix
     serving = settings.serving
     clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
-    table = Catalogue(kafka, prefix + topics.CATALOG).read()
-    mirror = ItemMirror(table.ids)
+    catalogue = LiveCatalogue(kafka, prefix + topics.CATALOG, WallClock())
+    table = catalogue.read()
+    mirror = ItemMirror.over(table.ids, table.slots)
     follower = _follower(settings, mirror, clock)
     follower.start()
     models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
     recommender = _recommender(settings, table, mirror)
+    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
+    keeper.start()
+    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
@@ -111,6 +117,8 @@ async def _serve(settings: Settings) -> None:
     finally:
         READY.set(0)
         renewing.cancel()
+        catalogue.stop()
+        keeper.stop()
         follower.stop()
         models.stop()
         await tracker.close()
@@ -130,7 +138,6 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         table,
         mirror,
         _bundle(settings),
-        refresh_ms=CHARTS_EVERY_MS,
         explorer=explorer,
         overlay=Overlay(0, beliefs),
     )
