@@ -109,9 +109,7 @@ class RuleChange:
 
 def removal_of(rule_id: str, author: str, reason: str, at_ms: int) -> Rule:
     """The entry of the history that says that a rule was taken away: one without a kind."""
-    return Rule(
-        rule_id, RuleKind.UNSPECIFIED, reason=reason, author=author, changed_at_ms=at_ms
-    )
+    return Rule(rule_id, RuleKind.UNSPECIFIED, reason=reason, author=author, changed_at_ms=at_ms)
 
 
 def changes_in(entries: Sequence[Rule]) -> list[RuleChange]:

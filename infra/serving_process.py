@@ -20,10 +20,13 @@ from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import Catalogue, CatalogueTable
+from serving.filtering.filter import FilterConfig
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.rules.editor import RuleEditor
+from serving.rules.follower import RuleFollower
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -55,6 +58,8 @@ async def _serve(settings: Settings) -> None:
     models.start()
     recommender = _recommender(settings, table, mirror)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
+    rules = RuleFollower(kafka, prefix + topics.RULES, recommender.use_rules)
+    rules.start()
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
@@ -71,6 +76,13 @@ async def _serve(settings: Settings) -> None:
     )
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
     eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
+    editor = RuleEditor(
+        ledger_writer,
+        prefix + topics.RULES,
+        prefix + topics.RULE_CHANGES,
+        lambda: rules.book,
+        WallClock(),
+    )
     tracker.start()
     recorder.start()
     ledger_writer.start()
@@ -87,7 +99,7 @@ async def _serve(settings: Settings) -> None:
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
         ),
-        AdminServicer(eraser),
+        AdminServicer(eraser, editor),
     )
 
     async def warm() -> None:
@@ -104,6 +116,7 @@ async def _serve(settings: Settings) -> None:
         READY.set(0)
         follower.stop()
         models.stop()
+        rules.stop()
         await tracker.close()
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
             await asyncio.to_thread(ledger_writer.close, 1.0)
@@ -124,6 +137,7 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         refresh_ms=CHARTS_EVERY_MS,
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
     )
 
 

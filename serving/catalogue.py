@@ -6,6 +6,7 @@ title are room for titles to come. Matrices over the catalogue have a row for ea
 included, so that a new title needs none of them to be made anew.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,6 +29,7 @@ FOR_GOOD: Final = np.iinfo(np.int64).max  # also: the moment from which a remove
 EVERYWHERE: Final = 0  # the set of regions of a title without any
 MOST_REGION_SETS: Final = 65_536
 LEAST_ROOM: Final = 4_096
+KEPT_CHANGES: Final = 1_024
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +67,8 @@ class CatalogueTable:
     titles: list[str] = field(default_factory=list)  # (n_used,)
     regions_of_set: list[frozenset[str]] = field(default_factory=lambda: [frozenset()])
     n_removed: int = 0
+    version: int = 0  # grows by one with every change
+    changed: deque[int] = field(default_factory=lambda: deque(maxlen=KEPT_CHANGES), repr=False)
 
     @classmethod
     def empty(cls, n_slots: int) -> "CatalogueTable":
@@ -152,6 +156,7 @@ class CatalogueTable:
         self.titles[slot] = item.title
         self.available_from_ms[slot] = min(item.available_from_ms, FOR_GOOD - 1)
         self.available_until_ms[slot] = item.available_until_ms or FOR_GOOD
+        self._note_change(slot)
         return slot
 
     def remove(self, item_id: str) -> int | None:
@@ -160,7 +165,17 @@ class CatalogueTable:
         if slot is not None:
             self.available_from_ms[slot] = FOR_GOOD
             self.n_removed += 1
+            self._note_change(slot)
         return slot
+
+    def changed_since(self, version: int) -> list[int] | None:
+        """Slots that have changed since a version; None where they are too many to be known."""
+        n = self.version - version
+        return None if n > len(self.changed) else list(self.changed)[len(self.changed) - n :]
+
+    def _note_change(self, slot: int) -> None:
+        self.version += 1
+        self.changed.append(slot)
 
     def _slot(self, item_id: str) -> int:
         return int(self.slots.find(np.array([id_hash(item_id)], np.uint64))[0])

@@ -36,6 +36,12 @@ class ServingSettings(BaseModel):
         "thompson", "linear_thompson", "linucb", "epsilon_greedy", "ucb1", "static", "uniform"
     ] = Field("thompson", description="gives the slots that explore to arms")
     exploration_share: float = Field(0.2, ge=0, le=1, description="of the slots, that explore")
+    rewatch_after_days: float | None = Field(
+        None, ge=0, le=3_650, description="then what was watched may be shown again; empty: never"
+    )
+    shows_unknown_ages: bool = Field(
+        False, description="titles of unknown age under a parental ceiling"
+    )
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
     @model_validator(mode="after")

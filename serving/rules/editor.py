@@ -1,7 +1,7 @@
 """Setting rules and taking them away: first the history, then the topic that servers follow.
 
 In this order no rule is ever in force that the history does not have. A call that fails between the
-two is made again, and the history then says it once: entries that change nothing are left out of it.
+two is made again, and the history says it once: entries that change nothing are left out of it.
 """
 
 import uuid

@@ -132,7 +132,7 @@ class RuleFollower:
 
     def _take_all(self, messages: list[Message]) -> bool:
         """Takes records in; whether any rule may have changed. Raises LogError."""
-        return any([self._take(message) for message in messages])  # all of them
+        return sum(self._take(message) for message in messages) > 0
 
     def _take(self, message: Message) -> bool:
         error = message.error()
