@@ -26,6 +26,7 @@ from rich.table import Table
 
 from infra.cli_console import JsonFlag, console, errors
 from infra.cli_learning import decisions_app, models_app
+from infra.cli_rules import rules_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(decisions_app)
+app.add_typer(rules_app, name="rules")
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
@@ -65,6 +67,7 @@ KNOWN_TROUBLES = {
     "infra.models": ("ModelsError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
+    "infra.rules": ("RuleNotFoundError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),

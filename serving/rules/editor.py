@@ -43,6 +43,7 @@ class RuleEditor:
         clock: Clock,
         *,
         timeout_s: float = 2.0,
+        max_rules: int = MAX_RULES,
     ) -> None:
         self._writer = writer
         self._rules_topic = rules_topic
@@ -50,6 +51,7 @@ class RuleEditor:
         self._book = book
         self._clock = clock
         self._timeout_s = timeout_s
+        self._max_rules = max_rules
 
     def rules(self) -> tuple[Rule, ...]:
         """All rules that this server knows, in the order of their ids."""
@@ -67,8 +69,10 @@ class RuleEditor:
         if problem := problem_with_rule(rule):
             raise BadRuleError(problem)
         known = self._book().rules
-        if rule_id not in known and len(known) >= MAX_RULES:
-            raise TooManyRulesError(f"there are {len(known):,} rules; {MAX_RULES:,} is the limit")
+        if rule_id not in known and len(known) >= self._max_rules:
+            raise TooManyRulesError(
+                f"rules must be at most {self._max_rules:,}; there are {len(known):,} already"
+            )
         return rule, await self._write(rule, encode_rule(rule), budget_s)
 
     async def delete(self, rule_id: str, author: str, reason: str, budget_s: float) -> Position:
