@@ -35,6 +35,7 @@ from serving.retrieval.trending import Trending
 from serving.rules.book import RuleBook
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
+from serving.shelf import Shelf
 from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
@@ -67,15 +68,24 @@ class Recommender:
     ) -> None:
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
-        trending = Trending(len(table), refresh_ms)
+        trending = Trending(table, refresh_ms)
         self._knowledge = Knowledge(table, mirror, trending, learned, overlay)
-        self._candidates = Candidates(len(table), quotas.total + MIN_CANDIDATES)
-        self._retrieval = Retrieval(self._knowledge, quotas)
-        self._filter = Filter(self._knowledge, filters)
-        self._scoring = Scoring(self._knowledge)
-        self._selection = Selection(self._knowledge, explorer)
-        self._presentation = Presentation(table)
+        self._quotas = quotas
+        self._explorer = explorer
+        self._filters = filters
         self._feature_version = feature_version()
+        self._make_stages()
+        self.shelf = Shelf(self._knowledge, self._make_stages)
+
+    def _make_stages(self) -> None:
+        """The stages, and their arrays by slot: anew for a bigger table."""
+        known, quotas = self._knowledge, self._quotas
+        self._candidates = Candidates(len(known.table), quotas.total + MIN_CANDIDATES)
+        self._retrieval = Retrieval(known, quotas)
+        self._filter = Filter(known, self._filters)
+        self._scoring = Scoring(known)
+        self._selection = Selection(known, self._explorer)
+        self._presentation = Presentation(known.table)
 
     def use(self, bundle: Bundle | None) -> None:
         """Answers from another bundle from the next request on."""
@@ -89,6 +99,15 @@ class Recommender:
     def use_rules(self, book: RuleBook) -> None:
         """Goes by other rules, from the next request on."""
         self._knowledge.rules = book
+
+    def refresh_charts(self, now_ms: int) -> None:
+        """Makes the charts anew; for a thread that does so again and again.
+
+        From the first call on no request makes them.
+        """
+        trending = self._knowledge.trending  # before the values, which are swapped before it
+        trending.refresh(self._knowledge.mirror.values, now_ms)
+        trending.is_kept = True
 
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""

@@ -39,7 +39,11 @@ class Filter:
         self._knowledge = knowledge
         self._config = config or FilterConfig()
         self._rulings = Rulings(knowledge.rules, knowledge.table)
-        self._masks = self._new_masks()
+        self._masks = Masks(
+            knowledge.table,
+            shows_unknown_ages=self._config.shows_unknown_ages,
+            min_votes=self._config.min_votes,
+        )
         self._own: Bits = np.zeros(len(knowledge.table), np.uint16)
         self._touched: list[NDArray[np.int64]] = []
         self._static: Bits = self._own
@@ -144,23 +148,11 @@ class Filter:
         return reasons.names_of(int(bits[0]))
 
     def _rules_for(self, request: Request) -> InForce:
-        known = self._knowledge
-        book, table = known.rules, known.table  # taken once: another thread may change the book
+        book, table = self._knowledge.rules, self._knowledge.table
         if not self._rulings.is_of(book, table):
             self._rulings = Rulings(book, table)
             self._masks.forget_rules()
-        if not self._masks.is_of(table):
-            self._masks = self._new_masks()
-        if len(self._own) != len(table):
-            self._own = np.zeros(len(table), np.uint16)
         return self._rulings.of(request.query, request.now_ms)
-
-    def _new_masks(self) -> Masks:
-        return Masks(
-            self._knowledge.table,
-            shows_unknown_ages=self._config.shows_unknown_ages,
-            min_votes=self._config.min_votes,
-        )
 
     def _mask_for(self, request: Request, in_force: InForce) -> Mask:
         filters = request.query.filters

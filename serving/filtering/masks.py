@@ -48,7 +48,7 @@ class Mask:
     bits: Bits
     from_ms: int
     until_ms: int
-    version: int  # of the catalogue
+    n_changes: int  # of the catalogue
     passing: NDArray[np.bool_] | None = None  # by slot; None where at least half of the titles pass
 
     def holds_at(self, at_ms: int) -> bool:
@@ -70,10 +70,6 @@ class Masks:
         self._most = max(min(fitting, MOST_MASKS), LEAST_MASKS)
         self._all = np.arange(len(table), dtype=np.int32)
 
-    def is_of(self, table: CatalogueTable) -> bool:
-        """Whether these are masks of a table."""
-        return self._table is table
-
     def forget_rules(self) -> None:
         """Gives back the masks with blocks of rules: the same ids may mean other titles now."""
         for key in [key for key in self._masks if key.blocks]:
@@ -89,14 +85,14 @@ class Masks:
             mask = self._masks[key] = self._make(key, blocks, values, now_ms)
             if len(self._masks) > self._most:
                 self._masks.popitem(last=False)
-        elif mask.version != self._table.version:
+        elif mask.n_changes != self._table.n_changes:
             self._bring_up(mask, key, blocks, values, now_ms)
         self._masks.move_to_end(key)
         return mask
 
     def _make(self, key: MaskKey, blocks: Effects, values: Floats, now_ms: int) -> Mask:
         until_ms = now_ms + RATINGS_EVERY_MS if key.min_rating > 0 else FOR_GOOD
-        mask = Mask(np.zeros(len(self._table), np.uint16), now_ms, until_ms, self._table.version)
+        mask = Mask(np.zeros(len(self._table), np.uint16), now_ms, until_ms, self._table.n_changes)
         self._mark(mask, self._all, key, blocks, values, now_ms)
         return mask
 
@@ -104,9 +100,9 @@ class Masks:
         self, mask: Mask, key: MaskKey, blocks: Effects, values: Floats, now_ms: int
     ) -> None:
         """Looks at the titles that have changed since the mask was made."""
-        changed = self._table.changed_since(mask.version)
+        changed = self._table.changed_since(mask.n_changes)
         slots = self._all if changed is None else np.array(changed, np.int32)
-        mask.version = self._table.version
+        mask.n_changes = self._table.n_changes
         self._mark(mask, slots, key, blocks, values, now_ms)
 
     def _mark(

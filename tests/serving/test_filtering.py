@@ -233,11 +233,11 @@ def test_what_is_done_with_stays_out_and_everything_else_may_be_shown(rng, n_tou
 def filter_of(table: CatalogueTable, config: FilterConfig | None = None) -> Filter:
     values = np.zeros((len(table), N_COLUMNS), np.float32)
     mirror = engine.FixedMirror(values)
-    return Filter(Knowledge(table, mirror, Trending(len(table), 1_000)), config)
+    return Filter(Knowledge(table, mirror, Trending(table, 1_000)), config)
 
 
 def begun(found: Filter, table: CatalogueTable, query: Query, row: np.ndarray) -> Request:
-    hot = Trending(len(table), 1_000).lists(np.zeros((len(table), N_COLUMNS), np.float32), START_MS)
+    hot = Trending(table, 1_000).lists(np.zeros((len(table), N_COLUMNS), np.float32), START_MS)
     request = Request.of(query, Viewer(row), START_MS, table, hot)
     found.begin(request)
     return request

@@ -6,6 +6,7 @@ import pytest
 
 from features import item_row
 from features.bundle_format import ItemModels
+from features.events import CatalogItem
 from features.popularity import popularity_of
 from features.ranking import (
     LONG_TAIL,
@@ -15,6 +16,7 @@ from features.ranking import (
     POPULARITY_RANK,
     RANKING_COLUMNS,
 )
+from serving.catalogue import CatalogueTable
 from serving.ranking.ranker import Ranker
 from serving.ranking.trees import TreeError, Trees
 from serving.retrieval.base import (
@@ -207,10 +209,14 @@ def hot_values(rng: np.random.Generator, n: int) -> np.ndarray:
     return values
 
 
+def table_of(n: int, room: int = 0) -> CatalogueTable:
+    return CatalogueTable.of([CatalogItem(f"t{k}") for k in range(n)], room=room)
+
+
 @pytest.mark.parametrize("n", [0, 3, 500, 3_000])
 def test_lists_hold_the_hottest_titles_in_order(rng, n):
     values = hot_values(rng, n)
-    hot = Trending(n, 1_000).lists(values, 0)
+    hot = Trending(table_of(n), 1_000).lists(values, 0)
     touched = values[:, column("item_engaged_total")] > 0
     trend = values[:, column("item_trend_1d")]
     tie = np.float32(1e-3) * trend
@@ -239,12 +245,22 @@ def test_lists_hold_the_hottest_titles_in_order(rng, n):
 
 def test_lists_are_made_anew_when_they_are_old_and_not_before(rng):
     values = hot_values(rng, 100)
-    trending = Trending(100, 1_000)
+    trending = Trending(table_of(100), 1_000)
     first = trending.lists(values, 5_000)
     assert trending.lists(values, 5_999) is first
     values[:] = hot_values(rng, 100)
     assert trending.lists(values, 6_000) is not first
     assert trending.lists(values, 4_000).at_ms == 4_000  # a clock that was set back
+
+
+def test_a_slot_that_is_still_free_stands_where_a_title_stands_that_nobody_has_touched(rng):
+    values = hot_values(rng, 50)
+    values[30:] = item_row.DEFAULTS
+    full = Trending(table_of(50), 1_000).lists(values, 0)
+    table = table_of(49, room=1)
+    partly = Trending(table, 1_000).lists(values, 0)
+    assert partly.standings[49].tolist() == partly.standings[48].tolist()
+    np.testing.assert_allclose(partly.standings[49], full.standings[49], rtol=0.05)
 
 
 # --- trees ---
