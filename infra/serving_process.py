@@ -22,6 +22,7 @@ from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import CatalogueTable
+from serving.filtering.filter import FilterConfig
 from serving.keeper import Keeper
 from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
@@ -29,12 +30,14 @@ from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.recommender import Recommender
 from serving.repeats import Repeats
+from serving.rules.editor import RuleEditor
+from serving.rules.follower import RuleFollower
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
 from serving.slate_cache import SlateCache
-from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
+from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
 
@@ -66,6 +69,8 @@ async def _serve(settings: Settings) -> None:
     keeper.start()
     catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
+    rules = RuleFollower(kafka, prefix + topics.RULES, recommender.use_rules)
+    rules.start()
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
@@ -85,7 +90,6 @@ async def _serve(settings: Settings) -> None:
         cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
     )
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
-    eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
     tracker.start()
     recorder.start()
     ledger_writer.start()
@@ -103,7 +107,7 @@ async def _serve(settings: Settings) -> None:
             default_wait_ms=serving.default_wait_ms,
             repeats=repeats,
         ),
-        AdminServicer(eraser),
+        _admin(settings, tracker, ledger_writer, rules),
     )
 
     async def warm() -> None:
@@ -121,11 +125,24 @@ async def _serve(settings: Settings) -> None:
         keeper.stop()
         follower.stop()
         models.stop()
+        rules.stop()
         await tracker.close()
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+
+
+def _admin(
+    settings: Settings, tracker: Tracker, writer: SteadyWriter, rules: RuleFollower
+) -> AdminServicer:
+    """What answers operators and editors."""
+    prefix, clock = settings.kafka.prefix, WallClock()
+    names = prefix + topics.RULES, prefix + topics.RULE_CHANGES
+    return AdminServicer(
+        Eraser(tracker, writer, prefix + topics.ERASURES, clock),
+        RuleEditor(writer, *names, lambda: rules.book, clock),
+    )
 
 
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
@@ -140,6 +157,7 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         _bundle(settings),
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
     )
 
 

@@ -19,10 +19,12 @@ from headrace.v1.admin_pb2_grpc import AdminServiceStub
 from headrace.v1.ingest_pb2_grpc import IngestServiceStub
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
-from features.codec import interaction_message
+from features.codec import interaction_message, rule_message, rule_of
 from features.events import Interaction
 from features.position import Position
+from features.rules import Rule
 from features.vocabulary import Device, Page
+from serving.slate import NO_FILTERS, Filters
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
 RETRIES: Final = json.dumps(
@@ -75,6 +77,7 @@ class Recommended:
     posterior_mean: float = 0.0  # of the arm's reward in this context
     posterior_weight: float = 0.0  # answers that this rests on, prior included
     click_probability: float = 0.0  # as learnt from outcomes; 0: nothing learnt yet
+    rule_id: str = ""  # the pin or boost that moved it
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,8 @@ class Recommendations:
     decision_context: str = ""
     policy: str = ""
     model_sequence: int = 0  # of the learned state in force; 0: none yet
+    removed: Mapping[str, int] = field(default_factory=dict)  # with debug: by filter
+    rules: tuple[str, ...] = ()  # that took effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +197,28 @@ class Client:
         response = self._call(self._admin.DeleteUser, request, timeout_s)
         return _position(response.position)
 
+    def put_rule(self, rule: Rule, *, timeout_s: float | None = None) -> tuple[Rule, Position]:
+        """Sets or changes a rule; as it is now, and where in the log.
+
+        One without an id gets it here, so that a repeated call sets one rule.
+        """
+        rule = rule if rule.rule_id else replace(rule, rule_id=uuid.uuid4().hex)
+        request = admin_pb2.PutRuleRequest(rule=rule_message(rule))
+        response = self._call(self._admin.PutRule, request, timeout_s)
+        return rule_of(response.rule), _position(response.position)
+
+    def delete_rule(
+        self, rule_id: str, reason: str = "", *, timeout_s: float | None = None
+    ) -> Position:
+        """Takes a rule away; where in the log."""
+        request = admin_pb2.DeleteRuleRequest(rule_id=rule_id, reason=reason)
+        return _position(self._call(self._admin.DeleteRule, request, timeout_s).position)
+
+    def list_rules(self, *, timeout_s: float | None = None) -> tuple[Rule, ...]:
+        """The rules that the server knows, in the order of their ids."""
+        response = self._call(self._admin.ListRules, admin_pb2.ListRulesRequest(), timeout_s)
+        return tuple(map(rule_of, response.rules))
+
     def recommend(
         self,
         user_id: str,
@@ -208,6 +235,7 @@ class Client:
         exclude_item_ids: Iterable[str] = (),
         genres: Iterable[str] = (),
         debug: bool = False,
+        filters: Filters = NO_FILTERS,
         timeout_s: float | None = None,
     ) -> Recommendations:
         """A slate for a viewer; 0 stands for the server's defaults: 20 titles, 100 ms of waiting.
@@ -230,6 +258,7 @@ class Client:
             genres=genres,
             wait_ms=wait_ms,
             debug=debug,
+            filters=_filters(filters),
         )
         if after is not None:
             request.after.topic = after.topic
@@ -267,6 +296,19 @@ def _track_request(interaction: Interaction) -> ingest_pb2.TrackRequest:
     return ingest_pb2.TrackRequest(interaction=interaction_message(interaction))
 
 
+def _filters(filters: Filters) -> recommender_pb2.Filters | None:
+    if filters == NO_FILTERS:
+        return None
+    return recommender_pb2.Filters(
+        languages=filters.languages,
+        categories=filters.categories,
+        min_rating=filters.min_rating,
+        max_age=filters.max_age,
+        include_watched=filters.include_watched,
+        exclude_in_progress=filters.exclude_in_progress,
+    )
+
+
 def _position(message: events_pb2.Position) -> Position:
     return Position(message.topic, message.partition, message.offset)
 
@@ -289,6 +331,8 @@ def _recommendations(response: recommender_pb2.RecommendResponse) -> Recommendat
         decision_context=response.decision_context,
         policy=response.policy,
         model_sequence=response.model_sequence,
+        removed=dict(response.removed),
+        rules=tuple(response.rules),
     )
 
 
@@ -308,4 +352,5 @@ def _recommended(item: recommender_pb2.RecommendedItem) -> Recommended:
         posterior_mean=item.posterior_mean,
         posterior_weight=item.posterior_weight,
         click_probability=item.click_probability,
+        rule_id=item.rule_id,
     )

@@ -15,6 +15,7 @@ import grpc
 import structlog
 
 from serving import metrics
+from serving.rules.editor import BadRuleError, TooManyRulesError
 from serving.slate import UnknownItemError
 from serving.track import BadInteractionError, LogUnavailableError, TooManyInFlightError
 
@@ -42,6 +43,8 @@ class SilentStreamError(Exception):
 STATUSES: Final[dict[type[Exception], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BadInteractionError: grpc.StatusCode.INVALID_ARGUMENT,
+    BadRuleError: grpc.StatusCode.INVALID_ARGUMENT,
+    TooManyRulesError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnknownItemError: grpc.StatusCode.NOT_FOUND,
     TooManyInFlightError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     LogUnavailableError: grpc.StatusCode.UNAVAILABLE,

@@ -14,6 +14,7 @@ from serving.catalogue import CatalogueTable
 from serving.learned import Learned
 from serving.overlay import Overlay
 from serving.retrieval.trending import HotLists, Trending
+from serving.rules.book import NO_RULES, RuleBook
 
 
 class Mirror(Protocol):
@@ -37,6 +38,7 @@ class Knowledge:
     trending: Trending
     learned: Learned | None = None
     overlay: Overlay | None = None
+    rules: RuleBook = NO_RULES
 
     def hot(self, now_ms: int) -> HotLists:
         """The charts as of a moment."""

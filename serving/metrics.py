@@ -92,6 +92,8 @@ MODEL_DELAY = Histogram(
 MODEL_FOLLOWER = Gauge(
     "headrace_serving_model_follower_up", "1 while versions are followed and the log answers"
 )
+RULES = Gauge("headrace_serving_rules", "Rules of editors that this server goes by, or will")
+RULES_BROKEN = Counter("headrace_serving_rules_broken", "Records of rules that could not be used")
 TRACK_FAILURES = Counter("headrace_track_failures", "Events not acknowledged", ["reason"])
 TRACK_IN_FLIGHT = Gauge("headrace_track_in_flight", "Events on their way to the log")
 TRACK_LATENCY = Histogram(
