@@ -18,11 +18,13 @@ from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
+from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import Catalogue, CatalogueTable
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
+from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
@@ -86,6 +88,8 @@ async def _serve(settings: Settings) -> None:
             WallClock(),
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
+            pages=PageTokens.of(serving, WallClock()),
+            answers=Answers.of(serving),
         ),
         AdminServicer(eraser),
     )

@@ -162,7 +162,7 @@ class Recommender:
         """From candidates to hydrated candidates that may be shown."""
         found = self._candidates
         self._filter.apply(request, found)
-        self._filter.refill(request, found, max(request.query.count, MIN_CANDIDATES))
+        self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
         self._retrieval.describe(request, found, 0, found.n)
         self._scoring.hydrate(request, found)
 
@@ -192,6 +192,7 @@ class Recommender:
             0 if overlay is None else overlay.sequence,
             removed=request.removed,
             stage_ms=request.stage_ms,
+            has_more=found.n > len(plan.places),
         )
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:

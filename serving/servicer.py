@@ -14,7 +14,9 @@ from headrace.v1.recommender_pb2_grpc import RecommendationServiceServicer
 from features.clock import Clock
 from features.position import Position
 from serving import metrics, wire
-from serving.errors import DeadlineSpentError, SilentStreamError
+from serving.answers import Answers, Asked
+from serving.errors import DeadlineSpentError, SilentStreamError, status_of
+from serving.pages import Page, PageTokens, content_digest, digest_of
 from serving.slate import Decision, Query, Recommends, Slate, Viewer
 from serving.track import BadInteractionError, Tracked, Tracker, Underway
 from serving.viewers import ViewerReader
@@ -116,6 +118,8 @@ class RecommendationServicer(RecommendationServiceServicer):
         *,
         topic: str,
         default_wait_ms: int = 100,
+        pages: PageTokens | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._recommender = recommender
         self._viewers = viewers
@@ -125,19 +129,30 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._wall = wall
         self._topic = topic
         self._default_wait_ms = default_wait_ms
+        self._pages = pages or PageTokens(wall)
+        self._answers = answers or Answers()
 
     async def Recommend(  # noqa: N802
         self, request: recommender_pb2.RecommendRequest, context: Context
     ) -> recommender_pb2.RecommendResponse:
         """A slate, from state that is as fresh as the answer says."""
-        query = wire.query_of(request, self._topic, self._default_wait_ms)
-        viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
-        _shed_if_late(context)
-        decision = self._decide(query, viewer)
-        state_age_ms = self._state_age_ms(viewer)
-        _count(decision.slate, state_age_ms)
-        asyncio.get_running_loop().call_soon(self._record, decision)
-        return wire.recommend_response(decision, viewer, state_age_ms, self._items_age_ms())
+        return recommender_pb2.RecommendResponse.FromString(await self._answer(request, context))
+
+    async def RecommendBatch(  # noqa: N802
+        self, request: recommender_pb2.RecommendBatchRequest, context: Context
+    ) -> recommender_pb2.RecommendBatchResponse:
+        """Slates for several requests; viewers are read at the same time, slates made in turn."""
+        turn = asyncio.Lock()
+
+        async def answered(each: recommender_pb2.RecommendRequest) -> bytes | tuple[str, str]:
+            try:
+                return await self._answer(each, context, turn)
+            except Exception as error:
+                code, message = status_of(error, "RecommendBatch")
+                return code.name, message
+
+        requests = wire.batch_of(request)
+        return wire.batch_response(await asyncio.gather(*map(answered, requests)))
 
     async def SimilarItems(  # noqa: N802
         self, request: recommender_pb2.SimilarItemsRequest, context: Context
@@ -155,6 +170,91 @@ class RecommendationServicer(RecommendationServiceServicer):
         _shed_if_late(context)
         items = self._recommender.trending(query, self._clock.now_ms())
         return wire.trending_response(items, self._items_age_ms())
+
+    async def ContinueWatching(  # noqa: N802
+        self, request: recommender_pb2.ContinueWatchingRequest, context: Context
+    ) -> recommender_pb2.ContinueWatchingResponse:
+        """What the viewer has begun, and next episodes."""
+        query = wire.continue_query_of(request, self._topic, self._default_wait_ms)
+        viewer = await self._read(query, context)
+        items = self._recommender.continue_watching(viewer, query.count, self._clock.now_ms())
+        freshness = wire.freshness_of(
+            viewer,
+            self._viewers.included(viewer),
+            self._state_age_ms(viewer),
+            self._items_age_ms(),
+        )
+        return wire.continue_response(items, freshness, viewer.degraded)
+
+    async def Explain(  # noqa: N802
+        self, request: recommender_pb2.ExplainRequest, context: Context
+    ) -> recommender_pb2.ExplainResponse:
+        """Why a title is, or is not, on the slate that a request would get now."""
+        query, _ = self._query_of(request.request)
+        item_id = wire.item_id_of(request.item_id)
+        viewer = await self._read(query, context)
+        now_ms = self._clock.now_ms()
+        return wire.explain_response(self._recommender.explain(query, viewer, item_id, now_ms))
+
+    async def _answer(
+        self,
+        request: recommender_pb2.RecommendRequest,
+        context: Context,
+        turn: asyncio.Lock | None = None,
+    ) -> bytes:
+        """The RecommendResponse to a request; one with an id is answered once.
+
+        With a `turn`, answers of a batch are made one by one, and other calls between them.
+        """
+        query, digest = self._query_of(request)
+
+        async def prepare() -> Viewer:
+            viewer = await self._read(query, context)
+            if turn is not None:
+                async with turn:
+                    await asyncio.sleep(0)
+                _shed_if_late(context)
+            return viewer
+
+        def make(viewer: Viewer) -> bytes:
+            return self._serve(query, viewer, digest)
+
+        if not request.request_id:
+            return make(await prepare())
+        whole = digest_of(request.SerializeToString(deterministic=True))
+        asked = Asked((query.user_id, query.profile_id), query.request_id, whole)
+        return await self._answers.once(asked, prepare, make)
+
+    def _query_of(self, request: recommender_pb2.RecommendRequest) -> tuple[Query, bytes]:
+        """What is asked, from which page on, and the digest that its page tokens carry."""
+        query = wire.query_of(request, self._topic, self._default_wait_ms)
+        digest = content_digest(request)
+        if request.page_token:
+            page = self._pages.read(request.page_token, digest)
+            query = replace(query, shown=page.shown, page_number=page.number)
+        return query, digest
+
+    async def _read(self, query: Query, context: Context) -> Viewer:
+        viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
+        _shed_if_late(context)
+        return viewer
+
+    def _serve(self, query: Query, viewer: Viewer, digest: bytes) -> bytes:
+        """Decides, and has the decision recorded once the answer is on its way."""
+        decision = self._decide(query, viewer)
+        state_age_ms = self._state_age_ms(viewer)
+        _count(decision.slate, state_age_ms)
+        asyncio.get_running_loop().call_soon(self._record, decision)
+        token = self._next_page_token(decision, digest)
+        return wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), token)
+
+    def _next_page_token(self, decision: Decision, digest: bytes) -> str:
+        """What leads to the page behind this one; empty where there is none."""
+        query, slate = decision.query, decision.slate
+        if not slate.has_more:
+            return ""
+        page = Page(query.page_number, query.shown)
+        return self._pages.next(digest, page, [item.item_id for item in slate.items])
 
     def _decide(self, query: Query, viewer: Viewer) -> Decision:
         now_ms = self._clock.now_ms()

@@ -15,14 +15,17 @@ from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
 from features.position import Position
 from features.vocabulary import Device, Page
 from serving.errors import InvalidRequestError
-from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Query, SlateItem, Viewer
+from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Explanation, Query, SlateItem, Viewer
 
 MAX_EXCLUDED: Final = 1_000
 MAX_GENRES: Final = 32
+MAX_CANDIDATE_IDS: Final = 500
+MAX_BATCH: Final = 64
 MAX_WAIT_MS: Final = 1_000
 UNKNOWN_VIEWER_MS: Final = -1
 
 E = TypeVar("E", Device, Page)
+V = TypeVar("V")
 
 
 def interaction_of(request: ingest_pb2.TrackRequest) -> Interaction:
@@ -47,6 +50,38 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         after=_after(request.after, topic) if request.HasField("after") else None,
         wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
         debug=request.debug,
+        item_id=_only_on(Page.ITEM, "item_id", _bounded_id("item_id", request.item_id), context),
+        candidate_item_ids=_only_on(
+            Page.SEARCH,
+            "candidate_item_ids",
+            _ids("candidate_item_ids", request.candidate_item_ids, MAX_CANDIDATE_IDS),
+            context,
+        ),
+        serendipity=_share("serendipity", request.serendipity)
+        if request.HasField("serendipity")
+        else None,
+    )
+
+
+def batch_of(
+    request: recommender_pb2.RecommendBatchRequest,
+) -> Sequence[recommender_pb2.RecommendRequest]:
+    """The requests of a batch, which are checked one by one. Raises InvalidRequestError."""
+    if not 1 <= len(request.requests) <= MAX_BATCH:
+        raise InvalidRequestError("requests", f"1..{MAX_BATCH} values", len(request.requests))
+    return request.requests
+
+
+def continue_query_of(
+    request: recommender_pb2.ContinueWatchingRequest, topic: str, default_wait_ms: int
+) -> Query:
+    """Whose begun titles are asked for. Raises InvalidRequestError."""
+    return Query(
+        user_id=_required_id("user_id", request.user_id),
+        profile_id=_bounded_id("profile_id", request.profile_id),
+        count=count_of(request.count),
+        after=_after(request.after, topic) if request.HasField("after") else None,
+        wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
     )
 
 
@@ -105,28 +140,80 @@ def track_many_response(
     )
 
 
-def recommend_response(
-    decision: Decision, viewer: Viewer, state_age_ms: int, items_age_ms: int
-) -> recommender_pb2.RecommendResponse:
-    """The answer that shows a decision."""
+def freshness_of(
+    viewer: Viewer, included: Iterable[Position], state_age_ms: int, items_age_ms: int
+) -> recommender_pb2.Freshness:
+    """Up to where, and up to when, the viewer's state is true."""
+    return recommender_pb2.Freshness(
+        after_included=viewer.after_included,
+        included=[_position(position) for position in included],
+        state_age_ms=state_age_ms,
+        items_age_ms=items_age_ms,
+        waited_ms=viewer.waited_ms,
+    )
+
+
+def recommend_answer(
+    decision: Decision,
+    viewer: Viewer,
+    state_age_ms: int,
+    items_age_ms: int,
+    next_page_token: str = "",
+) -> bytes:
+    """The RecommendResponse that shows a decision, as it goes over the wire."""
     slate = decision.slate
     names = slate.feature_names if decision.query.debug else ()
     return recommender_pb2.RecommendResponse(
         request_id=decision.query.request_id,
         items=[_item(item, names) for item in slate.items],
-        freshness=recommender_pb2.Freshness(
-            after_included=viewer.after_included,
-            included=[_position(position) for position in decision.included],
-            state_age_ms=state_age_ms,
-            items_age_ms=items_age_ms,
-            waited_ms=viewer.waited_ms,
-        ),
+        freshness=freshness_of(viewer, decision.included, state_age_ms, items_age_ms),
         degraded=slate.degraded,
         bundle_version=slate.bundle_version,
         n_candidates=slate.n_candidates,
         decision_context=slate.decision_context,
         policy=slate.policy,
         model_sequence=slate.model_sequence,
+        next_page_token=next_page_token,
+        removed=slate.removed if decision.query.debug else {},
+        stage_ms=slate.stage_ms if decision.query.debug else {},
+        rules=slate.rules,
+    ).SerializeToString()
+
+
+def batch_response(
+    results: Iterable[bytes | tuple[str, str]],
+) -> recommender_pb2.RecommendBatchResponse:
+    """The answers to a batch: bytes of a RecommendResponse, or status and message of a refusal."""
+    found = recommender_pb2.RecommendBatchResponse()
+    for result in results:
+        added = found.results.add()
+        if isinstance(result, bytes):
+            added.response.MergeFromString(result)
+        else:
+            added.error.status, added.error.message = result
+    return found
+
+
+def continue_response(
+    items: Iterable[SlateItem], freshness: recommender_pb2.Freshness, degraded: Sequence[str]
+) -> recommender_pb2.ContinueWatchingResponse:
+    """The answer with what a viewer has begun."""
+    return recommender_pb2.ContinueWatchingResponse(
+        items=[_item(item) for item in items], freshness=freshness, degraded=degraded
+    )
+
+
+def explain_response(found: Explanation) -> recommender_pb2.ExplainResponse:
+    """The answer that says why."""
+    return recommender_pb2.ExplainResponse(
+        shown=found.shown,
+        slot=found.slot,
+        removed_by=found.removed_by,
+        sources=found.sources,
+        cheap_rank=found.cheap_rank,
+        rank=found.rank,
+        item=_item(found.item, found.feature_names),
+        summary=found.summary,
     )
 
 
@@ -213,9 +300,14 @@ def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.Recomme
         posterior_mean=item.posterior_mean,
         posterior_weight=item.posterior_weight,
         click_probability=item.click_probability,
+        reason_kind=item.reason_kind,
+        progress=item.progress,
+        rule_id=item.rule_id,
     )
     if names and item.features is not None:
         message.features.update(zip(names, item.features.tolist(), strict=True))
+    if names and item.contributions is not None:
+        message.contributions.update(zip(names, item.contributions.tolist(), strict=True))
     return message
 
 
@@ -237,6 +329,20 @@ def _after(message: events_pb2.Position, topic: str) -> Position:
 def _within(field: str, value: int, most: int) -> int:
     if not 0 <= value <= most:
         raise InvalidRequestError(field, f"within 0..{most}", value)
+    return value
+
+
+def _share(field: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:  # NaN is neither
+        raise InvalidRequestError(field, "within 0..1", value)
+    return value
+
+
+def _only_on(page: Page, field: str, value: V, context: events_pb2.Context) -> V:
+    """A field that means something on one page alone."""
+    if value and int(context.page) != page:
+        expectation = f"given on context.page {page.name} alone"
+        raise InvalidRequestError(field, expectation, f"page {Page(context.page).name}")
     return value
 
 

@@ -27,6 +27,9 @@ class Filter:
         slot_of = self._knowledge.table.slot_of
         excluded = request.query.exclude_item_ids
         self._marked = [slot for id_ in excluded if (slot := slot_of(id_)) is not None]
+        if request.query.shown:  # on earlier pages
+            shown = self._knowledge.table.slots_of(np.array([*request.query.shown], np.uint64))
+            self._marked += shown[shown >= 0].tolist()
         self._blocked[self._marked] = True
 
     def end(self) -> None:
