@@ -93,8 +93,9 @@ def test_longest_token_is_bounded(tokens):
 def test_pages_may_differ_in_when_they_are_asked_for_and_in_nothing_else():
     first = recommender_pb2.RecommendRequest(user_id="ann", count=5)
     later = recommender_pb2.RecommendRequest(
-        user_id="ann", count=5, page_token="x", request_id="r", wait_ms=5, session_id="s"
+        user_id="ann", count=5, request_id="r", wait_ms=5, session_id="s"
     )
+    later.page_token = "of the page before"
     later.after.offset = 7
     assert content_digest(first) == content_digest(later)
     for name, value in (("user_id", "bob"), ("count", 6), ("exclude_item_ids", ["tt1"])):
