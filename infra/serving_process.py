@@ -6,11 +6,13 @@ import gc
 
 import numpy as np
 import structlog
+import uvloop
 
 from features.clock import Clock, StreamClock, WallClock
 from features.log import LogError
 from features.partition_reads import read_priors
-from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
+from features.redis_store import RedisLink, RedisRowStore
+from features.row_reader import AsyncRowReader
 from features.store import GLOBALS, ITEMS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
@@ -26,10 +28,12 @@ from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
+from serving.repeats import Repeats
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
+from serving.slate_cache import SlateCache
 from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
@@ -42,7 +46,8 @@ CHARTS_EVERY_MS = 2_000
 
 def run_server(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
@@ -71,6 +76,14 @@ async def _serve(settings: Settings) -> None:
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
+    cache = SlateCache(
+        serving.cache_ttl_s,
+        max_slates=serving.cache_max_slates,
+        max_bytes=serving.cache_max_mib << 20,
+    )
+    repeats = Repeats(
+        cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
+    )
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
     eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
     tracker.start()
@@ -90,6 +103,7 @@ async def _serve(settings: Settings) -> None:
             default_wait_ms=serving.default_wait_ms,
             pages=PageTokens.of(serving, WallClock()),
             answers=Answers.of(serving),
+            repeats=repeats,
         ),
         AdminServicer(eraser),
     )
@@ -98,14 +112,17 @@ async def _serve(settings: Settings) -> None:
         """Has everything compiled and in memory before the first caller."""
         for _ in range(WARM_UP_CALLS):
             recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+        repeats.prepare(recommender, Query(""))
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it again
         READY.set(1)
 
+    renewing = asyncio.create_task(repeats.renew(recommender))
     try:
         await serve(server, warm=warm)
     finally:
         READY.set(0)
+        renewing.cancel()
         follower.stop()
         models.stop()
         await tracker.close()

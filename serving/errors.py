@@ -100,7 +100,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
 
 def _guarded(handler: Handler, method: str) -> Handler:
-    """The handler with `_Outcome` around it, of the same kind."""
+    """The handler with `_Outcomes` around it, of the same kind."""
     kind = ("stream" if handler.request_streaming else "unary") + (
         "_stream" if handler.response_streaming else "_unary"
     )
@@ -142,54 +142,68 @@ async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def _guarded_coroutine(inner: Any, method: str, *, is_timed: bool) -> Any:
+    outcomes = _Outcomes(method, is_timed=is_timed)
+
     async def call(request: Any, context: Context) -> Any:
-        async with _Outcome(method, context, is_timed=is_timed):
-            return await inner(_readable(request), context)
+        started_s = time.perf_counter()
+        try:
+            answer = await inner(_readable(request), context)
+        except BaseException as error:
+            await outcomes.failed(error, context, started_s)
+            raise
+        outcomes.succeeded(started_s)
+        return answer
 
     return call
 
 
 def _guarded_generator(inner: Any, method: str) -> Any:
+    outcomes = _Outcomes(method, is_timed=False)
+
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        async with _Outcome(method, context, is_timed=False):
+        started_s = time.perf_counter()
+        try:
             async for answer in inner(_readable(request), context):
                 yield answer
+        except BaseException as error:
+            await outcomes.failed(error, context, started_s)
+            raise
+        outcomes.succeeded(started_s)
 
     return call
 
 
-class _Outcome:
-    """Around one call: counts its status, measures it, and ends it with a status on an error."""
+class _Outcomes:
+    """What becomes of the calls of a method: counted, measured, and a status on an error."""
 
-    __slots__ = ("_context", "_is_timed", "_method", "_started_s")
-
-    def __init__(self, method: str, context: Context, *, is_timed: bool) -> None:
+    def __init__(self, method: str, *, is_timed: bool) -> None:
         self._method = method
-        self._context = context
-        self._is_timed = is_timed
-        self._started_s = 0.0
+        self._ok = metrics.REQUESTS.labels(method, grpc.StatusCode.OK.name)
+        self._latency = metrics.LATENCY.labels(method) if is_timed else None
 
-    async def __aenter__(self) -> None:
-        self._started_s = time.perf_counter()
+    def succeeded(self, started_s: float) -> None:
+        """Notes a call that was answered."""
+        self._ok.inc()
+        self._measure(started_s)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: object
-    ) -> None:
-        if error is None:
-            self._count(grpc.StatusCode.OK)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
-            self._count(grpc.StatusCode.CANCELLED)
+    async def failed(self, error: BaseException, context: Context, started_s: float) -> None:
+        """Notes a call that was not, and ends it with a status where it has none yet."""
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            self._count(grpc.StatusCode.CANCELLED, started_s)
         elif isinstance(error, grpc.aio.AbortError):
-            self._count(_named(self._context.code()))
+            self._count(_named(context.code()), started_s)
         elif isinstance(error, Exception):
             code, message = status_of(error, self._method)
-            self._count(code)
-            await self._context.abort(code, message)
+            self._count(code, started_s)
+            await context.abort(code, message)
 
-    def _count(self, code: grpc.StatusCode) -> None:
+    def _count(self, code: grpc.StatusCode, started_s: float) -> None:
         metrics.REQUESTS.labels(self._method, code.name).inc()
-        if self._is_timed:
-            metrics.LATENCY.labels(self._method).observe(time.perf_counter() - self._started_s)
+        self._measure(started_s)
+
+    def _measure(self, started_s: float) -> None:
+        if self._latency is not None:
+            self._latency.observe(time.perf_counter() - started_s)
 
 
 def _named(code: object) -> grpc.StatusCode:

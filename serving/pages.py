@@ -11,17 +11,19 @@ import binascii
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
 from headrace.v1 import recommender_pb2
+from numpy.typing import NDArray
 
 from features.clock import Clock
 from features.ids import id_hashes
 from serving.errors import InvalidRequestError
 from serving.settings import ServingSettings
+from serving.slate import Slate
 
 VERSION: Final = 1
 MAX_SHOWN: Final = 1_000  # titles; then the slate ends
@@ -49,16 +51,33 @@ FIRST: Final = Page()
 
 def content_digest(request: recommender_pb2.RecommendRequest) -> bytes:
     """16 bytes that tell requests apart by what they ask for; the same for pages of one slate."""
+    return whole_digest(request, _OF_THE_CALL)
+
+
+def whole_digest(request: recommender_pb2.RecommendRequest, without: Sequence[str] = ()) -> bytes:
+    """16 bytes that tell requests apart by every field, but for those named `without`.
+
+    What is not said and what is said to be empty are the same.
+    """
     asked = recommender_pb2.RecommendRequest()
     asked.CopyFrom(request)
-    for name in _OF_THE_CALL:
+    for name in without:
         asked.ClearField(name)
+    if not asked.context.ByteSize():
+        asked.ClearField("context")
+    if not asked.filters.ByteSize():
+        asked.ClearField("filters")
     return digest_of(asked.SerializeToString(deterministic=True))
 
 
 def digest_of(data: bytes) -> bytes:
     """16 bytes of BLAKE2b."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def shown_of(slate: Slate) -> NDArray[np.uint64]:
+    """Ids of the titles of a slate; none where nothing may follow it."""
+    return id_hashes([item.item_id for item in slate.items] if slate.has_more else [])
 
 
 class PageTokens:
@@ -80,13 +99,15 @@ class PageTokens:
         key = b"" if path is None else path.read_bytes().strip()
         return cls(clock, key, max_age_s=settings.page_age_s)
 
-    def next(self, digest: bytes, page: Page, shown: Iterable[str]) -> str:
+    def next(self, digest: bytes, page: Page, shown: NDArray[np.uint64]) -> str:
         """The token of what follows a page that showed these titles; empty: nothing may follow.
 
-        About 10 us for 20 titles.
+        About 10 us.
         """
-        ids = np.concatenate([np.fromiter(page.shown, np.uint64), id_hashes(shown)])
-        if len(ids) == len(page.shown) or len(ids) > MAX_SHOWN:
+        ids = shown
+        if page.shown:
+            ids = np.concatenate([np.fromiter(page.shown, np.uint64), shown])
+        if not len(shown) or len(ids) > MAX_SHOWN:
             return ""
         made_at_s = self._clock.now_ms() // 1_000 & 0xFFFFFFFF
         head = _HEAD.pack(VERSION, digest, page.number + 1, made_at_s, len(ids))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import structlog
@@ -22,6 +22,7 @@ from headrace.v1.recommender_pb2_grpc import add_RecommendationServiceServicer_t
 
 from serving.admin import AdminServicer
 from serving.errors import StatusInterceptor
+from serving.handlers import add_service
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
 
@@ -47,6 +48,19 @@ def server_credentials(settings: ServingSettings) -> grpc.ServerCredentials | No
     )
 
 
+class Listens(Protocol):
+    """Another port of the same server; `serving.http.listener.HttpListener` is one."""
+
+    async def start(self) -> int:
+        """Listens and returns the port. Raises OSError where it cannot."""
+
+    def mark_ready(self, *, is_ready: bool) -> None:
+        """What it says of the server."""
+
+    async def drain(self) -> None:
+        """Lets running calls finish, and ends."""
+
+
 class Server:
     """One gRPC server; made, started and stopped in one event loop."""
 
@@ -58,17 +72,16 @@ class Server:
         admin: AdminServicer | None = None,
     ) -> None:
         self._settings = settings
+        self._http = _json_door(settings, ingest, recommendations)
         self._server: Any = grpc.aio.server(
             interceptors=[StatusInterceptor()],
             options=channel_options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent,
         )
-        add_IngestServiceServicer_to_server(ingest, self._server)  # type: ignore[no-untyped-call]
-        add_RecommendationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            recommendations, self._server
-        )
+        add_service(add_RecommendationServiceServicer_to_server, recommendations, self._server)
+        add_service(add_IngestServiceServicer_to_server, ingest, self._server)
         if admin is not None:
-            add_AdminServiceServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
+            add_service(add_AdminServiceServicer_to_server, admin, self._server)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.has_reflection:
@@ -81,19 +94,28 @@ class Server:
         await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
         port = self._listen()
         await self._server.start()
+        if self._http is not None:
+            await self._http.start()
         log.info("server_listens", host=self._settings.host, port=port)
         return port
 
     async def mark_ready(self) -> None:
         """Tells that everything is loaded and warm."""
         await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        if self._http is not None:
+            self._http.mark_ready(is_ready=True)
 
     async def drain(self) -> None:
         """Turns new calls away, lets running ones finish within the grace, and stops."""
         log.info("server_drains", grace_s=self._settings.drain_grace_s)
         await self._health.enter_graceful_shutdown()
+        if self._http is not None:
+            self._http.mark_ready(is_ready=False)
         await asyncio.sleep(self._settings.drain_notice_s)
-        await self._server.stop(self._settings.drain_grace_s)
+        ending = [self._server.stop(self._settings.drain_grace_s)]
+        if self._http is not None:
+            ending.append(self._http.drain())
+        await asyncio.gather(*ending)
 
     def _listen(self) -> int:
         address, credentials = self._settings.address, server_credentials(self._settings)
@@ -110,6 +132,19 @@ class Server:
     async def _tell(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
         for service in SERVICES:
             await self._health.set(service, status)
+
+
+def _json_door(
+    settings: ServingSettings, ingest: IngestServicer, recommendations: RecommendationServicer
+) -> Listens | None:
+    """The port that speaks JSON, where the settings ask for one. Raises OSError."""
+    if settings.http_port is None:
+        return None
+    try:
+        from serving.http.listener import HttpListener  # noqa: PLC0415 (optional packages)
+    except ImportError as error:
+        raise OSError(f"http_port needs the extra http of the package headrace: {error}") from error
+    return HttpListener(settings, ingest, recommendations)
 
 
 async def serve(

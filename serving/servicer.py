@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from headrace.v1 import ingest_pb2, recommender_pb2
@@ -16,8 +18,10 @@ from features.position import Position
 from serving import metrics, wire
 from serving.answers import Answers, Asked
 from serving.errors import DeadlineSpentError, SilentStreamError, status_of
-from serving.pages import Page, PageTokens, content_digest, digest_of
+from serving.pages import FIRST, Page, PageTokens, content_digest, shown_of, whole_digest
+from serving.repeats import Again, Repeats
 from serving.slate import Decision, Query, Recommends, Slate, Viewer
+from serving.slate_cache import Ids, Key
 from serving.track import BadInteractionError, Tracked, Tracker, Underway
 from serving.viewers import ViewerReader
 
@@ -120,7 +124,9 @@ class RecommendationServicer(RecommendationServiceServicer):
         default_wait_ms: int = 100,
         pages: PageTokens | None = None,
         answers: Answers | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
+        self._repeats = repeats
         self._recommender = recommender
         self._viewers = viewers
         self._record = record
@@ -134,14 +140,14 @@ class RecommendationServicer(RecommendationServiceServicer):
 
     async def Recommend(  # noqa: N802
         self, request: recommender_pb2.RecommendRequest, context: Context
-    ) -> recommender_pb2.RecommendResponse:
-        """A slate, from state that is as fresh as the answer says."""
-        return recommender_pb2.RecommendResponse.FromString(await self._answer(request, context))
+    ) -> bytes:
+        """A RecommendResponse: a slate, from state that is as fresh as the answer says."""
+        return await self._answer(request, context)
 
     async def RecommendBatch(  # noqa: N802
         self, request: recommender_pb2.RecommendBatchRequest, context: Context
-    ) -> recommender_pb2.RecommendBatchResponse:
-        """Slates for several requests; viewers are read at the same time, slates made in turn."""
+    ) -> bytes:
+        """A RecommendBatchResponse: viewers are read at the same time, slates made in turn."""
         turn = asyncio.Lock()
 
         async def answered(each: recommender_pb2.RecommendRequest) -> bytes | tuple[str, str]:
@@ -152,7 +158,7 @@ class RecommendationServicer(RecommendationServiceServicer):
                 return code.name, message
 
         requests = wire.batch_of(request)
-        return wire.batch_response(await asyncio.gather(*map(answered, requests)))
+        return wire.batch_answer(await asyncio.gather(*map(answered, requests)))
 
     async def SimilarItems(  # noqa: N802
         self, request: recommender_pb2.SimilarItemsRequest, context: Context
@@ -208,22 +214,19 @@ class RecommendationServicer(RecommendationServiceServicer):
         """
         query, digest = self._query_of(request)
 
-        async def prepare() -> Viewer:
-            viewer = await self._read(query, context)
+        async def prepare() -> Callable[[], bytes]:
+            make = await self._prepared(query, digest, context)
             if turn is not None:
                 async with turn:
                     await asyncio.sleep(0)
-                _shed_if_late(context)
-            return viewer
-
-        def make(viewer: Viewer) -> bytes:
-            return self._serve(query, viewer, digest)
+            _shed_if_late(context)
+            return make
 
         if not request.request_id:
-            return make(await prepare())
-        whole = digest_of(request.SerializeToString(deterministic=True))
-        asked = Asked((query.user_id, query.profile_id), query.request_id, whole)
-        return await self._answers.once(asked, prepare, make)
+            return (await prepare())()
+        viewer = query.user_id, query.profile_id
+        asked = Asked(viewer, query.request_id, whole_digest(request))
+        return await self._answers.once(asked, prepare, _call)
 
     def _query_of(self, request: recommender_pb2.RecommendRequest) -> tuple[Query, bytes]:
         """What is asked, from which page on, and the digest that its page tokens carry."""
@@ -234,27 +237,54 @@ class RecommendationServicer(RecommendationServiceServicer):
             query = replace(query, shown=page.shown, page_number=page.number)
         return query, digest
 
+    async def _prepared(self, query: Query, digest: bytes, context: Context) -> Callable[[], bytes]:
+        """Looks for what an answer needs; what is returned makes it, and has it recorded."""
+        started_s, again = time.perf_counter(), None
+        if self._repeats is not None:
+            again = await self._repeats.of_viewer(query)
+        if again is None:
+            viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
+            metrics.STAGES["read"].observe(time.perf_counter() - started_s)
+            if self._repeats is not None and viewer.row is None:
+                again = self._repeats.of_nobody(query, viewer)
+        if again is None:
+            return partial(self._serve, query, viewer, digest)
+        return partial(self._give_again, again, digest)
+
+    def _give_again(self, again: Again, digest: bytes) -> bytes:
+        token = self._pages.next(digest, FIRST, again.shown)
+        return again.given() + wire.page_token_field(token)
+
+    def _serve(self, query: Query, viewer: Viewer, digest: bytes) -> bytes:
+        """The answer to a query, made now; its record is on its way."""
+        key = None if self._repeats is None else self._repeats.key_of(query, viewer)
+        decision = self._decide(query, viewer)
+        started_s = time.perf_counter()
+        state_age_ms = self._state_age_ms(viewer)
+        _count(decision.slate, state_age_ms)
+        body = wire.answer_body(decision.slate, debug=query.debug)
+        answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), body)
+        shown = shown_of(decision.slate)
+        token = self._pages.next(digest, Page(query.page_number, query.shown), shown)
+        metrics.STAGES["build"].observe(time.perf_counter() - started_s)
+        finish = partial(self._finish, decision, viewer, key, body, shown)
+        asyncio.get_running_loop().call_soon(finish)
+        return answer + wire.page_token_field(token)
+
+    def _finish(
+        self, decision: Decision, viewer: Viewer, key: Key | None, body: bytes, shown: Ids
+    ) -> None:
+        """What is left to do once the answer is on its way: the record, and the cache."""
+        started_s = time.perf_counter()
+        if self._repeats is not None and key is not None:
+            decision = self._repeats.keep(key, decision, viewer, body, shown)
+        self._record(decision)
+        metrics.STAGES["record"].observe(time.perf_counter() - started_s)
+
     async def _read(self, query: Query, context: Context) -> Viewer:
         viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
         _shed_if_late(context)
         return viewer
-
-    def _serve(self, query: Query, viewer: Viewer, digest: bytes) -> bytes:
-        """Decides, and has the decision recorded once the answer is on its way."""
-        decision = self._decide(query, viewer)
-        state_age_ms = self._state_age_ms(viewer)
-        _count(decision.slate, state_age_ms)
-        asyncio.get_running_loop().call_soon(self._record, decision)
-        token = self._next_page_token(decision, digest)
-        return wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), token)
-
-    def _next_page_token(self, decision: Decision, digest: bytes) -> str:
-        """What leads to the page behind this one; empty where there is none."""
-        query, slate = decision.query, decision.slate
-        if not slate.has_more:
-            return ""
-        page = Page(query.page_number, query.shown)
-        return self._pages.next(digest, page, [item.item_id for item in slate.items])
 
     def _decide(self, query: Query, viewer: Viewer) -> Decision:
         now_ms = self._clock.now_ms()
@@ -268,6 +298,10 @@ class RecommendationServicer(RecommendationServiceServicer):
         if viewer.row is None or viewer.row["partition"][0] < 0:
             return wire.UNKNOWN_VIEWER_MS
         return max(self._wall.now_ms() - int(viewer.row["logged_at_ms"][0]), 0)
+
+
+def _call(make: Callable[[], bytes]) -> bytes:
+    return make()
 
 
 def _count(slate: Slate, state_age_ms: int) -> None:

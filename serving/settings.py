@@ -14,6 +14,9 @@ class ServingSettings(BaseModel):
 
     host: str = Field("127.0.0.1", description="other than loopback needs TLS")
     port: int = Field(50_051, ge=0, le=65_535, description="0: a free one, see headrace status")
+    http_port: int | None = Field(
+        None, ge=0, le=65_535, description="of the JSON door; 0: a free one; empty: no such door"
+    )
     tls_cert: Path | None = Field(None, description="PEM file: certificate chain of the server")
     tls_key: Path | None = Field(None, description="PEM file: private key of the server")
     tls_client_ca: Path | None = Field(
@@ -45,6 +48,11 @@ class ServingSettings(BaseModel):
         "thompson", "linear_thompson", "linucb", "epsilon_greedy", "ucb1", "static", "uniform"
     ] = Field("thompson", description="gives the slots that explore to arms")
     exploration_share: float = Field(0.2, ge=0, le=1, description="of the slots, that explore")
+    cache_ttl_s: float = Field(
+        5.0, ge=0, le=3_600, description="a slate is given again while nothing happens; 0: never"
+    )
+    cache_max_slates: int = Field(20_000, ge=1, description="in the cache")
+    cache_max_mib: int = Field(128, ge=1, le=65_536, description="that they take")
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
     @model_validator(mode="after")

@@ -116,6 +116,8 @@ class Decision:
     slate: Slate
     served_at_ms: int
     included: tuple[Position, ...] = field(default=())
+    body: bytes = b""  # the slate as it is recorded, where that is written already
+    is_cached: bool = False  # a slate made earlier; then `slate` says what was missing this time
 
 
 @dataclass(frozen=True, slots=True)

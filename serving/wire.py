@@ -3,7 +3,7 @@
 Every field of a request is checked here, so that what lies behind never meets an unusable one.
 """
 
-import uuid
+import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, TypeVar
@@ -15,7 +15,17 @@ from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
 from features.position import Position
 from features.vocabulary import Device, Page
 from serving.errors import InvalidRequestError
-from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Explanation, Query, SlateItem, Viewer
+from serving.raw_wire import item_bytes, length_of, slot_bytes
+from serving.slate import (
+    DEFAULT_COUNT,
+    MAX_COUNT,
+    Decision,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    Viewer,
+)
 
 MAX_EXCLUDED: Final = 1_000
 MAX_GENRES: Final = 32
@@ -23,9 +33,17 @@ MAX_CANDIDATE_IDS: Final = 500
 MAX_BATCH: Final = 64
 MAX_WAIT_MS: Final = 1_000
 UNKNOWN_VIEWER_MS: Final = -1
+_ITEMS: Final = b"\x12"  # the tags of RecommendResponse.items and of Impression.slots
+_SLOTS: Final = b"\x3a"
+_NEXT_PAGE: Final = b"\x52"  # RecommendResponse.next_page_token
+_RESULTS: Final = b"\x0a"  # RecommendBatchResponse.results
+_RESPONSE: Final = b"\x0a"  # BatchResult.response
 
 E = TypeVar("E", Device, Page)
 V = TypeVar("V")
+
+_DEVICES: Final = tuple(Device)
+_PAGES: Final = tuple(Page)
 
 
 def interaction_of(request: ingest_pb2.TrackRequest) -> Interaction:
@@ -40,10 +58,10 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         user_id=_required_id("user_id", request.user_id),
         profile_id=_bounded_id("profile_id", request.profile_id),
         session_id=_bounded_id("session_id", request.session_id),
-        request_id=_bounded_id("request_id", request.request_id) or uuid.uuid4().hex,
+        request_id=_bounded_id("request_id", request.request_id) or os.urandom(16).hex(),
         count=count_of(request.count),
-        device=_member("context.device", Device, context.device),
-        page=_member("context.page", Page, context.page),
+        device=_member("context.device", _DEVICES, context.device),
+        page=_member("context.page", _PAGES, context.page),
         region=_bounded_id("context.region", context.region, MAX_REGION_BYTES),
         exclude_item_ids=_ids("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED),
         genres=genres_of(request.genres),
@@ -158,40 +176,82 @@ def recommend_answer(
     viewer: Viewer,
     state_age_ms: int,
     items_age_ms: int,
-    next_page_token: str = "",
+    body: bytes | None = None,
 ) -> bytes:
-    """The RecommendResponse that shows a decision, as it goes over the wire."""
-    slate = decision.slate
-    names = slate.feature_names if decision.query.debug else ()
+    """The RecommendResponse that shows a decision, as it goes over the wire.
+
+    `body`: what it says of the slate, where that is written already.
+    """
+    head = answer_head(
+        decision.query.request_id, decision.included, viewer, state_age_ms, items_age_ms
+    )
+    if body is None:
+        body = answer_body(decision.slate, debug=decision.query.debug)
+    return head + body
+
+
+def answer_head(
+    request_id: str,
+    included: Sequence[Position],
+    viewer: Viewer,
+    state_age_ms: int,
+    items_age_ms: int,
+    *,
+    degraded: Sequence[str] = (),
+    cached_age_ms: int | None = None,
+) -> bytes:
+    """What a RecommendResponse says of this call; the slate follows.
+
+    `degraded` is what was missing beside that which the slate names; `cached_age_ms` is None for a
+    slate that was made for this call.
+    """
     return recommender_pb2.RecommendResponse(
-        request_id=decision.query.request_id,
-        items=[_item(item, names) for item in slate.items],
-        freshness=freshness_of(viewer, decision.included, state_age_ms, items_age_ms),
-        degraded=slate.degraded,
-        bundle_version=slate.bundle_version,
-        n_candidates=slate.n_candidates,
-        decision_context=slate.decision_context,
-        policy=slate.policy,
-        model_sequence=slate.model_sequence,
-        next_page_token=next_page_token,
-        removed=slate.removed if decision.query.debug else {},
-        stage_ms=slate.stage_ms if decision.query.debug else {},
-        rules=slate.rules,
+        request_id=request_id,
+        freshness=freshness_of(viewer, included, state_age_ms, items_age_ms),
+        degraded=degraded,
+        cached=cached_age_ms is not None,
+        cached_age_ms=cached_age_ms or 0,
     ).SerializeToString()
 
 
-def batch_response(
-    results: Iterable[bytes | tuple[str, str]],
-) -> recommender_pb2.RecommendBatchResponse:
-    """The answers to a batch: bytes of a RecommendResponse, or status and message of a refusal."""
-    found = recommender_pb2.RecommendBatchResponse()
+def answer_body(slate: Slate, *, debug: bool = False) -> bytes:
+    """What a RecommendResponse says of the slate, for any call that is answered with it."""
+    names = slate.feature_names if debug else ()
+    pieces = [
+        recommender_pb2.RecommendResponse(
+            degraded=slate.degraded,
+            bundle_version=slate.bundle_version,
+            n_candidates=slate.n_candidates,
+            decision_context=slate.decision_context,
+            policy=slate.policy,
+            model_sequence=slate.model_sequence,
+            rules=slate.rules,
+            removed=slate.removed if debug else {},
+            stage_ms=slate.stage_ms if debug else {},
+        ).SerializeToString()
+    ]
+    for item in slate.items:
+        body = _item(item, names).SerializeToString() if names else item_bytes(item)
+        pieces += (_ITEMS, length_of(body), body)
+    return b"".join(pieces)
+
+
+def page_token_field(token: str) -> bytes:
+    """A piece of a RecommendResponse: where the next page begins; nothing where there is none."""
+    return _NEXT_PAGE + length_of(token.encode()) + token.encode() if token else b""
+
+
+def batch_answer(results: Iterable[bytes | tuple[str, str]]) -> bytes:
+    """The RecommendBatchResponse of RecommendResponses and of refusals: status and message."""
+    pieces: list[bytes] = []
     for result in results:
-        added = found.results.add()
         if isinstance(result, bytes):
-            added.response.MergeFromString(result)
+            body = _RESPONSE + length_of(result) + result
         else:
-            added.error.status, added.error.message = result
-    return found
+            error = recommender_pb2.BatchError(status=result[0], message=result[1])
+            body = recommender_pb2.BatchResult(error=error).SerializeToString()
+        pieces += (_RESULTS, length_of(body), body)
+    return b"".join(pieces)
 
 
 def continue_response(
@@ -233,7 +293,12 @@ def trending_response(
 
 def encode_decision(decision: Decision) -> bytes:
     """Protobuf bytes of the Impression that a decision is to the log."""
-    query, slate = decision.query, decision.slate
+    return decision_head(decision) + (decision.body or decision_body(decision.slate))
+
+
+def decision_head(decision: Decision) -> bytes:
+    """What an Impression says of this call; the slate follows."""
+    query = decision.query
     return events_pb2.Impression(
         request_id=query.request_id,
         user_id=query.user_id,
@@ -241,16 +306,30 @@ def encode_decision(decision: Decision) -> bytes:
         session_id=query.session_id,
         served_at_ms=decision.served_at_ms,
         context=_context(query),
-        slots=[_slot(item) for item in slate.items],
-        bundle_version=slate.bundle_version,
-        feature_version=slate.feature_version,
         included=[_position(position) for position in decision.included],
-        degraded=slate.degraded,
-        n_candidates=slate.n_candidates,
-        decision_context=slate.decision_context,
-        policy=slate.policy,
-        model_sequence=slate.model_sequence,
+        degraded=decision.slate.degraded if decision.is_cached else (),
+        cached=decision.is_cached,
     ).SerializeToString()
+
+
+def decision_body(slate: Slate) -> bytes:
+    """What an Impression says of the slate, for any call that is answered with it."""
+    pieces = [
+        events_pb2.Impression(
+            bundle_version=slate.bundle_version,
+            feature_version=slate.feature_version,
+            degraded=slate.degraded,
+            n_candidates=slate.n_candidates,
+            decision_context=slate.decision_context,
+            policy=slate.policy,
+            model_sequence=slate.model_sequence,
+            rules=slate.rules,
+        ).SerializeToString()
+    ]
+    for item in slate.items:
+        body = slot_bytes(item)
+        pieces += (_SLOTS, length_of(body), body)
+    return b"".join(pieces)
 
 
 def all_missing(*reasons: Sequence[str]) -> tuple[str, ...]:
@@ -267,21 +346,6 @@ def _context(query: Query) -> events_pb2.Context:
         device=int(query.device),  # type: ignore[arg-type]
         page=int(query.page),  # type: ignore[arg-type]
         region=query.region,
-    )
-
-
-def _slot(item: SlateItem) -> events_pb2.SlateSlot:
-    return events_pb2.SlateSlot(
-        item_id=item.item_id,
-        source=item.source,
-        arm=item.arm,
-        propensity=item.propensity,
-        score=item.score,
-        cause_item_id=item.cause_item_id,
-        features=() if item.features is None else item.features.tolist(),
-        item_propensity=item.item_propensity,
-        posterior_mean=item.posterior_mean,
-        posterior_weight=item.posterior_weight,
     )
 
 
@@ -346,10 +410,10 @@ def _only_on(page: Page, field: str, value: V, context: events_pb2.Context) -> V
     return value
 
 
-def _member(field: str, kind: type[E], number: int) -> E:
-    if not 0 <= number < len(kind):
-        raise InvalidRequestError(field, f"within 0..{len(kind) - 1}", number)
-    return kind(number)
+def _member(field: str, members: tuple[E, ...], number: int) -> E:
+    if not 0 <= number < len(members):
+        raise InvalidRequestError(field, f"within 0..{len(members) - 1}", number)
+    return members[number]
 
 
 def _required_id(field: str, value: str) -> str:
@@ -369,4 +433,6 @@ def _bounded_id(field: str, value: str, most: int = MAX_ID_BYTES) -> str:
 def _ids(field: str, values: Sequence[str], most: int) -> tuple[str, ...]:
     if len(values) > most:
         raise InvalidRequestError(field, f"at most {most} values", len(values))
+    if not values:
+        return ()
     return tuple(_required_id(f"{field}[{i}]", value) for i, value in enumerate(values))

@@ -18,10 +18,11 @@ from features.events import EVENT
 from features.ids import id_hash, viewer_hash
 from features.log import LogConfig
 from features.position import Position
-from features.redis_store import AsyncRowReader
+from features.row_reader import AsyncRowReader, RowPosition
 from features.vocabulary import EventType
 from infra.topics import Topic, ensure_topics
 from serving.client import Client
+from serving.repeats import Repeats
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
@@ -34,6 +35,7 @@ from serving.slate import (
     UnknownItemError,
     Viewer,
 )
+from serving.slate_cache import SlateCache
 from serving.track import Tracker, track_writer
 from serving.viewers import ReadsRow, ViewerReader
 from tests.clock import START_MS, FakeClock
@@ -141,6 +143,12 @@ class FakeRows:
             raise self.failure
         return self.rows.get(id_)
 
+    async def read_position(self, id_: int) -> RowPosition | None:
+        row = await self.read(id_)
+        if row is None or row["partition"][0] < 0:
+            return None
+        return RowPosition(*(int(row[name][0]) for name in RowPosition._fields))
+
     def put(self, row: Rows) -> None:
         self.rows[int(row["id"][0])] = row
 
@@ -179,6 +187,7 @@ class Parts:
     clock: Clock = field(default_factory=FakeClock)
     record: Callable[[Decision], None] | None = None
     max_in_flight: int = 2_000
+    cache: SlateCache | None = None
     may_be_warm: threading.Event = field(default_factory=threading.Event)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -238,18 +247,26 @@ async def run_parts(parts: Parts, listening: Callable[[int], None], stop: asynci
     )
     tracker.start()
     rows = parts.rows()
+    viewers = ViewerReader(rows, parts.topic)
+    record = parts.record or parts.decisions.append
+    repeats = None
+    if parts.cache is not None:
+        repeats = Repeats(
+            parts.cache, viewers, record, lambda: 1_500, parts.clock, parts.clock, parts.topic
+        )
     server = Server(
         settings,
         IngestServicer(tracker, stream_idle_s=settings.stream_idle_s),
         RecommendationServicer(
             parts.recommender,
-            ViewerReader(rows, parts.topic),
-            parts.record or parts.decisions.append,
+            viewers,
+            record,
             lambda: 1_500,
             parts.clock,
             parts.clock,
             topic=parts.topic,
             default_wait_ms=settings.default_wait_ms,
+            repeats=repeats,
         ),
     )
 

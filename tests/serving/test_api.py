@@ -263,7 +263,7 @@ def status_of(channel: grpc.Channel, request: Any) -> str:
     return "OK"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(request=requests)
 def test_no_request_however_odd_breaks_the_server(shared: Any, request: Any) -> None:
     server, _ = shared

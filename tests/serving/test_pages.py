@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.events import CatalogItem
-from features.ids import id_hash
+from features.ids import id_hash, id_hashes
 from serving.catalogue import CatalogueTable
 from serving.errors import InvalidRequestError
 from serving.pages import FIRST, MAX_CHARS, MAX_SHOWN, Page, PageTokens, content_digest
@@ -32,30 +32,30 @@ def refusal(tokens: PageTokens, token: str, digest: bytes = DIGEST) -> str:
 
 
 def test_token_says_which_page_follows_and_what_was_shown(tokens):
-    second = tokens.read(tokens.next(DIGEST, FIRST, ["tt1", "tt2"]), DIGEST)
+    second = tokens.read(tokens.next(DIGEST, FIRST, id_hashes(["tt1", "tt2"])), DIGEST)
     assert second == Page(1, frozenset({id_hash("tt1"), id_hash("tt2")}))
-    third = tokens.read(tokens.next(DIGEST, second, ["tt3"]), DIGEST)
+    third = tokens.read(tokens.next(DIGEST, second, id_hashes(["tt3"])), DIGEST)
     assert third == Page(2, second.shown | {id_hash("tt3")})
 
 
 def test_slate_ends_with_the_titles_that_a_token_can_hold(tokens):
     most = Page(9, frozenset(range(1, MAX_SHOWN)))
-    token = tokens.next(DIGEST, most, ["tt1"])
+    token = tokens.next(DIGEST, most, id_hashes(["tt1"]))
     assert len(token) <= MAX_CHARS
     assert len(tokens.read(token, DIGEST).shown) == MAX_SHOWN
-    assert tokens.next(DIGEST, most, ["tt1", "tt2"]) == ""
-    assert tokens.next(DIGEST, FIRST, []) == ""
+    assert tokens.next(DIGEST, most, id_hashes(["tt1", "tt2"])) == ""
+    assert tokens.next(DIGEST, FIRST, id_hashes([])) == ""
 
 
 def test_token_of_another_request_is_refused(tokens):
-    token = tokens.next(DIGEST, FIRST, ["tt1"])
+    token = tokens.next(DIGEST, FIRST, id_hashes(["tt1"]))
     assert refusal(tokens, token, DIGEST[::-1]).startswith(
         "page_token must be sent with the request that it belongs to"
     )
 
 
 def test_token_that_is_too_old_or_from_the_future_is_refused(tokens, clock):
-    token = tokens.next(DIGEST, FIRST, ["tt1"])
+    token = tokens.next(DIGEST, FIRST, id_hashes(["tt1"]))
     clock.advance_ms(3_600_000)
     assert tokens.read(token, DIGEST).number == 1
     clock.advance_ms(1_000)
@@ -67,14 +67,16 @@ def test_token_that_is_too_old_or_from_the_future_is_refused(tokens, clock):
 
 
 def test_token_of_another_deployment_is_refused(tokens, clock):
-    foreign = PageTokens(clock, b"another secret").next(DIGEST, FIRST, ["tt1"])
+    foreign = PageTokens(clock, b"another secret").next(DIGEST, FIRST, id_hashes(["tt1"]))
     assert refusal(tokens, foreign) == "page_token must be as an answer gave it; got something else"
 
 
 @given(st.data())
 def test_token_that_was_changed_anywhere_is_refused(data):
     tokens = PageTokens(FakeClock())
-    raw = bytearray(base64.urlsafe_b64decode(tokens.next(DIGEST, FIRST, ["tt1", "tt2"]) + "=="))
+    raw = bytearray(
+        base64.urlsafe_b64decode(tokens.next(DIGEST, FIRST, id_hashes(["tt1", "tt2"])) + "==")
+    )
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     assert "page_token must be" in refusal(tokens, base64.urlsafe_b64encode(raw).decode())
 
@@ -95,7 +97,7 @@ def test_pages_may_differ_in_when_they_are_asked_for_and_in_nothing_else():
     later = recommender_pb2.RecommendRequest(
         user_id="ann", count=5, request_id="r", wait_ms=5, session_id="s"
     )
-    later.page_token = "of the page before"
+    later.page_token = "of the page before"  # noqa: S105 (no secret)
     later.after.offset = 7
     assert content_digest(first) == content_digest(later)
     for name, value in (("user_id", "bob"), ("count", 6), ("exclude_item_ids", ["tt1"])):
@@ -122,7 +124,7 @@ def test_pages_never_repeat_a_title_while_everything_moves(rng):
         assert not {*found} & {*shown}
         shown += found
         watched = [*watched, found[0]] if found and found[0] in {t.item_id for t in titles} else []
-        token = tokens.next(DIGEST, page, found) if slate.has_more else ""
+        token = tokens.next(DIGEST, page, id_hashes(found)) if slate.has_more else ""
         if not token:
             break
         page = tokens.read(token, DIGEST)
