@@ -76,11 +76,7 @@ async def _serve(settings: Settings) -> None:
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
-    cache = SlateCache(
-        serving.cache_ttl_s,
-        max_slates=serving.cache_max_slates,
-        max_bytes=serving.cache_max_mib << 20,
-    )
+    cache = _cache(settings)
     repeats = Repeats(
         cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
     )
@@ -109,12 +105,8 @@ async def _serve(settings: Settings) -> None:
     )
 
     async def warm() -> None:
-        """Has everything compiled and in memory before the first caller."""
-        for _ in range(WARM_UP_CALLS):
-            recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+        _warm_up(recommender, clock)
         repeats.prepare(recommender, Query(""))
-        gc.collect()
-        gc.freeze()  # what is loaded stays: the collector need not look at it again
         READY.set(1)
 
     renewing = asyncio.create_task(repeats.renew(recommender))
@@ -146,6 +138,21 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         explorer=explorer,
         overlay=Overlay(0, beliefs),
     )
+
+
+def _warm_up(recommender: Recommender, clock: Clock) -> None:
+    """Has everything compiled and in memory before the first caller."""
+    for _ in range(WARM_UP_CALLS):
+        recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+
+
+def _cache(settings: Settings) -> SlateCache:
+    """What keeps slates; none where their time is 0."""
+    serving = settings.serving
+    max_bytes = serving.cache_max_mib << 20
+    return SlateCache(serving.cache_ttl_s, max_slates=serving.cache_max_slates, max_bytes=max_bytes)
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:
