@@ -20,6 +20,7 @@ from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
+from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import CatalogueTable
 from serving.filtering.filter import FilterConfig
@@ -28,6 +29,7 @@ from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
+from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.repeats import Repeats
 from serving.rules.editor import RuleEditor
@@ -105,6 +107,8 @@ async def _serve(settings: Settings) -> None:
             WallClock(),
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
+            pages=PageTokens.of(serving, WallClock()),
+            answers=Answers.of(serving),
             repeats=repeats,
         ),
         _admin(settings, tracker, ledger_writer, rules),

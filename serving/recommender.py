@@ -188,7 +188,7 @@ class Recommender:
         """From candidates to hydrated candidates that may be shown."""
         found = self._candidates
         self._filter.apply(request, found)
-        self._filter.refill(request, found, max(request.query.count, MIN_CANDIDATES))
+        self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
         self._retrieval.describe(request, found, 0, found.n)
         self._scoring.hydrate(request, found)
 
@@ -220,6 +220,7 @@ class Recommender:
             removed=request.removed,
             stage_ms=request.stage_ms,
             rules=request.rules,
+            has_more=found.n > len(plan.places),
         )
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:
