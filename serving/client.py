@@ -51,10 +51,11 @@ RETRIES: Final = json.dumps(
 class RequestError(Exception):
     """A call that failed: `code` is the name of a gRPC status, `INVALID_ARGUMENT` for example."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.retry_after_ms = retry_after_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,9 @@ class TrackedMany:
 class Client:
     """Calls a Headrace server; thread-safe; one per process is enough.
 
+    `credentials` are for TLS, `api_key` is for servers that ask for one. A key without TLS can be
+    read on the way. RequestError has `retry_after_ms` where the server was too busy.
+
     Every call raises RequestError. One that takes longer than `timeout_s` fails with
     DEADLINE_EXCEEDED; one that meets a server on its way out is repeated at most twice.
     """
@@ -126,6 +130,7 @@ class Client:
         *,
         timeout_s: float = 1.0,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         options = [("grpc.service_config", RETRIES), ("grpc.enable_retries", 1)]
         self._channel = (
@@ -134,6 +139,7 @@ class Client:
             else grpc.secure_channel(target, credentials, options)
         )
         self._timeout_s = timeout_s
+        self._metadata = () if api_key is None else (("authorization", f"Bearer {api_key}"),)
         self._ingest: Any = IngestServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._admin: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._recommendations: Any = RecommendationServiceStub(  # type: ignore[no-untyped-call]
@@ -255,10 +261,14 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            limit_s = self._timeout_s if timeout_s is None else timeout_s
+            return method(request, timeout=limit_s, metadata=self._metadata)
         except grpc.RpcError as error:
             call: Any = error
-            raise RequestError(call.code().name, call.details() or "") from error
+            hint = dict(call.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+            raise RequestError(
+                call.code().name, call.details() or "", None if hint is None else int(hint)
+            ) from error
 
 
 def _track_request(interaction: Interaction) -> ingest_pb2.TrackRequest:

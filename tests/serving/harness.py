@@ -21,7 +21,9 @@ from features.position import Position
 from features.redis_store import AsyncRowReader
 from features.vocabulary import EventType
 from infra.topics import Topic, ensure_topics
+from serving.admin import AdminServicer
 from serving.client import Client
+from serving.guard.guard import Guard
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
@@ -142,6 +144,8 @@ class Parts:
     clock: Clock = field(default_factory=FakeClock)
     record: Callable[[Decision], None] | None = None
     max_in_flight: int = 2_000
+    admin: AdminServicer | None = None
+    guard: Guard | None = None
     may_be_warm: threading.Event = field(default_factory=threading.Event)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -214,6 +218,8 @@ async def run_parts(parts: Parts, listening: Callable[[int], None], stop: asynci
             topic=parts.topic,
             default_wait_ms=settings.default_wait_ms,
         ),
+        parts.admin,
+        parts.guard,
     )
 
     async def warm() -> None:

@@ -235,12 +235,17 @@ def test_address_that_is_taken_is_an_error_that_names_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"host": "0.0.0.0"}, "host must be a loopback address without tls_cert and tls_key"),
+        ({"host": "0.0.0.0"}, "host must be a loopback address without tls_cert, tls_key and keys"),
+        (
+            {"host": "0.0.0.0", "tls_cert": Path("c.pem"), "tls_key": Path("k.pem")},
+            "a file that `headrace keys create` makes",
+        ),
         ({"host": "example.org"}, "host must be a loopback address"),
         ({"host": "::"}, "host must be a loopback address"),
         ({"tls_cert": Path("c.pem")}, "tls_cert and tls_key must be given together"),
         ({"tls_client_ca": Path("c.pem")}, "tls_client_ca needs tls_cert and tls_key"),
         ({"port": 65_536}, "less than or equal to 65535"),
+        ({"delay_limit_ms": 20}, "delay_limit_ms must be above delay_target_ms, 20; got 20"),
         ({"max_concurrent": 0}, "greater than or equal to 1"),
         ({"clock": "sundial"}, "'wall' or 'stream'"),
         ({"colour": "red"}, "Extra inputs are not permitted"),
@@ -259,7 +264,7 @@ def test_loopback_needs_no_tls_and_has_reflection(host: str) -> None:
 
 
 def test_reflection_is_off_where_others_can_reach_the_server() -> None:
-    tls = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem")}
+    tls = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem"), "keys_file": Path("keys.json")}
     assert not ServingSettings(host="0.0.0.0", **tls).has_reflection
     assert ServingSettings(host="::1").address == "[::1]:50051"
 
