@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 
 from infra.cli_console import JsonFlag, console, errors
+from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.settings import Settings
 
@@ -42,6 +43,7 @@ evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_
 user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.add_typer(decisions_app)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
@@ -69,6 +71,7 @@ KNOWN_TROUBLES = {
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),
     "serving.client": ("RequestError",),
+    "serving.guard.keys": ("KeyFileError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),

@@ -168,7 +168,7 @@ class _Outcome:
         elif isinstance(error, Exception):
             code, message = status_of(error, self._method)
             self._count(code)
-            await self._context.abort(code, message)
+            await self._context.abort(code, message, retry_metadata(error))
 
     def _count(self, code: grpc.StatusCode) -> None:
         metrics.REQUESTS.labels(self._method, code.name).inc()

@@ -53,8 +53,9 @@ def server_credentials(settings: ServingSettings) -> grpc.ServerCredentials | No
     files = CertificateFiles.of(settings)
     if files is None:
         return None
+    renewed: Any = files.renewed  # None means no change, which the stubs do not know
     return grpc.dynamic_ssl_server_credentials(
-        files.read(), files.renewed, settings.tls_client_ca is not None
+        files.read(), renewed, settings.tls_client_ca is not None
     )
 
 
@@ -118,7 +119,12 @@ class Server:
         self._settings = settings
         self.guard = guard or guard_of(settings)
         self._probe = QueueProbe(_delay_control(settings, self.guard.load), PROBED)
-        watchful = GuardInterceptor(self.guard, self._probe, idle_s=settings.stream_idle_s)
+        watchful = GuardInterceptor(
+            self.guard,
+            self._probe,
+            idle_s=settings.stream_idle_s,
+            max_silent=settings.max_concurrent,
+        )
         self._server: Any = grpc.aio.server(
             interceptors=[watchful, StatusInterceptor()], options=channel_options(settings)
         )

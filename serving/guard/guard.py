@@ -57,19 +57,27 @@ log = structlog.get_logger(__name__)
 
 
 class Admission:
-    """A call that may be made, and runs until `release`, or until the end of a `with`."""
+    """A call that may be made. From `begin` on it counts as running, until `release`."""
 
-    __slots__ = ("_concurrency", "key")
+    __slots__ = ("_concurrency", "_retry_ms", "_runs", "key")
 
-    def __init__(self, key: ApiKey | None, concurrency: Concurrency) -> None:
+    def __init__(self, key: ApiKey | None, concurrency: Concurrency, retry_ms: int) -> None:
         self.key = key
-        self._concurrency: Concurrency | None = concurrency
+        self._concurrency = concurrency
+        self._retry_ms = retry_ms
+        self._runs = False
+
+    def begin(self) -> Self:
+        """All of the request is here. Raises TooManyCallsError."""
+        self._concurrency.enter(self._retry_ms)
+        self._runs = True
+        return self
 
     def release(self) -> None:
         """The call has ended; saying so twice is harmless."""
-        if self._concurrency is not None:
+        if self._runs:
             self._concurrency.leave()
-            self._concurrency = None
+            self._runs = False
 
     def __enter__(self) -> Self:
         return self
@@ -122,13 +130,25 @@ class Guard:
         return self._concurrency.running
 
     def admit(self, method: str, presented_key: str | None, peer: str = "") -> Admission:
-        """Lets a call in. Raises RefusalError; see serving.guard.refusals.
+        """Lets a call in whose request is here. Raises RefusalError; see serving.guard.refusals.
 
         `method` is gRPC's full name of it, whatever the transport. Calls for health are not charged
         and have a limit of their own: a server that is full still says that it lives.
         """
+        return self.begun(self.allow(method, presented_key, peer))
+
+    def allow(self, method: str, presented_key: str | None, peer: str = "") -> Admission:
+        """The same for a call whose request is still on its way; `begun` must follow."""
         try:
-            return self._admit(method, presented_key, peer)
+            return self._allow(method, presented_key, peer)
+        except RefusalError as refusal:
+            metrics.REFUSED.labels(refusal.reason).inc()
+            raise
+
+    def begun(self, admission: Admission) -> Admission:
+        """Counts a call as running. Raises TooManyCallsError."""
+        try:
+            return admission.begin()
         except RefusalError as refusal:
             metrics.REFUSED.labels(refusal.reason).inc()
             raise
@@ -143,10 +163,10 @@ class Guard:
         if self._keys is not None and self._keys.refresh():
             self._quotas.keep({(key.client, key.rate, key.burst) for key in self._keys.ring})
 
-    def _admit(self, method: str, presented_key: str | None, peer: str) -> Admission:
+    def _allow(self, method: str, presented_key: str | None, peer: str) -> Admission:
         key = self._authorised(method, presented_key)
         if method.startswith(HEALTH):
-            return self._entered(key, self._health)
+            return Admission(key, self._health, RETRY_MS[0])
         scope = SCOPES.get(method, Scope.ADMIN)
         if scope == Scope.ADMIN:
             log.info("admin_call", method=method, key=key and key.id, peer=peer)
@@ -154,11 +174,7 @@ class Guard:
             self._shed(method)
         if key is not None:
             self._quotas.charge(key, self._steady_s())
-        return self._entered(key, self._concurrency)
-
-    def _entered(self, key: ApiKey | None, concurrency: Concurrency) -> Admission:
-        concurrency.enter(self._retry_ms())
-        return Admission(key, concurrency)
+        return Admission(key, self._concurrency, self._retry_ms())
 
     def _authorised(self, method: str, presented: str | None) -> ApiKey | None:
         if self._keys is None or (self._is_health_open and method.startswith(HEALTH)):

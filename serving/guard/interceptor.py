@@ -16,20 +16,24 @@ SILENT_CALLS: Final = 16  # whose message may be as long in coming as it likes
 
 Handler = Any  # grpc.RpcMethodHandler: its stubs do not say what it is made of
 Context = Any  # grpc.aio.ServicerContext
+Task = asyncio.Task[Any]
 
 
 class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Admits calls, or ends them with a status; ends those that send nothing.
 
-    A call counts from its headers on, whether its message comes or not. Where more than
-    SILENT_CALLS have sent none yet, each further one must within `idle_s`, as streams must always.
+    A call counts as running once its first message is here. Where more than SILENT_CALLS have sent
+    none yet, each further one must within `idle_s`, as streams must always; where there are more
+    than `max_silent`, the oldest are ended: a call that means it is soon no longer silent.
     """
 
-    def __init__(self, guard: Guard, probe: QueueProbe, *, idle_s: float) -> None:
+    def __init__(self, guard: Guard, probe: QueueProbe, *, idle_s: float, max_silent: int) -> None:
         self._guard = guard
         self._probe = probe
         self._idle_s = idle_s
-        self._silent: set[asyncio.Task[Any]] = set()
+        self._max_silent = max_silent
+        self._calls: dict[Task, Admission] = {}
+        self._silent: dict[Task, asyncio.Timeout | None] = {}  # in the order of their coming
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -43,85 +47,145 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if probe is not None and self._probe.begun(probe):
             return _PROBED
         try:
-            admission = self._guard.admit(method, key)
+            admission = self._guard.allow(method, key)
         except RefusalError as refusal:
             return _refusing(refusal, method)
         task = _current_task()
-        task.add_done_callback(lambda _: admission.release())
+        self._calls[task] = admission
+        task.add_done_callback(self._end)
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        if handler.request_streaming:
-            return self._paced(handler, admission)
-        return self._heard(handler, method, task)
+        return None if handler is None else self._watched(handler, method, task)
 
-    def _heard(self, handler: Handler, method: str, task: "asyncio.Task[Any]") -> Handler:
-        """The handler of one request, told to be quick where many calls are silent."""
-        if len(self._silent) >= SILENT_CALLS and not handler.response_streaming:
-            return _timed(handler, self._idle_s)
-        self._silent.add(task)
-        task.add_done_callback(self._silent.discard)
+    def _end(self, task: Task) -> None:
+        self._silent.pop(task, None)
+        self._calls.pop(task).release()
+
+    def _watched(self, handler: Handler, method: str, task: Task) -> Handler:
+        """The handler, called when the message has come; for unary calls kept from call to call."""
+        is_plain = not handler.request_streaming and not handler.response_streaming
+        if not is_plain:
+            return self._streamed(handler, method)
+        if len(self._silent) >= SILENT_CALLS:
+            return self._timed(handler, method)
+        self._silent[task] = None
         inner, wrapped = self._wrapped.get(method, (None, None))
         if inner is not handler:
-            wrapped = self._noting(handler)
+            wrapped = self._plain(handler, method)
             self._wrapped[method] = handler, wrapped
         return wrapped
 
-    def _noting(self, handler: Handler) -> Handler:
-        """The handler, which notes that the message has come."""
-        silent = self._silent
-        if handler.response_streaming:
-            stream = handler.unary_stream
-
-            async def begin_stream(request: Any, context: Context) -> Any:
-                silent.discard(_current_task())
-                async for answer in _answers(stream, request, context):
-                    yield answer
-
-            return _like(handler, grpc.unary_stream_rpc_method_handler, begin_stream)
+    def _plain(self, handler: Handler, method: str) -> Handler:
         unary = handler.unary_unary
 
         async def begin(request: Any, context: Context) -> Any:
-            silent.discard(_current_task())
+            await self._begin(method, context)
             return await unary(request, context)
 
         return _like(handler, grpc.unary_unary_rpc_method_handler, begin)
 
-    def _paced(self, handler: Handler, admission: Admission) -> Handler:
-        """The handler of a stream, to which messages come at the rate of the client's quota."""
-        guard, idle_s = self._guard, self._idle_s
-        if handler.response_streaming:
-            stream = handler.stream_stream
-
-            async def begin_stream(requests: AsyncIterator[Any], context: Context) -> Any:
-                async for answer in stream(paced(requests, guard, admission, idle_s), context):
-                    yield answer
-
-            return _like(handler, grpc.stream_stream_rpc_method_handler, begin_stream)
-        unary = handler.stream_unary
+    def _timed(self, handler: Handler, method: str) -> Handler:
+        """Waits for the one message itself: gRPC would wait for ever."""
+        unary = handler.unary_unary
 
         async def begin(requests: AsyncIterator[Any], context: Context) -> Any:
-            return await unary(paced(requests, guard, admission, idle_s), context)
+            request = await self._only(requests, context)
+            await self._begin(method, context)
+            return await unary(request, context)
 
         return _like(handler, grpc.stream_unary_rpc_method_handler, begin)
 
+    def _streamed(self, handler: Handler, method: str) -> Handler:
+        """The handler of a stream; messages come to it at the rate of the client's quota."""
+        if not handler.request_streaming:
+            stream = handler.unary_stream
 
-async def paced(
-    requests: AsyncIterator[Any], guard: Guard, admission: Admission, idle_s: float
-) -> AsyncIterator[Any]:
-    """The messages of a stream, none before its turn. Raises SilentStreamError."""
-    iterator = aiter(requests)
-    while True:
+            async def begin_one(requests: AsyncIterator[Any], context: Context) -> Any:
+                request = await self._only(requests, context)
+                await self._begin(method, context)
+                async for answer in _answers(stream, request, context):
+                    yield answer
+
+            return _like(handler, grpc.stream_stream_rpc_method_handler, begin_one)
+        if handler.response_streaming:
+            both = handler.stream_stream
+
+            async def begin_both(requests: AsyncIterator[Any], context: Context) -> Any:
+                async for answer in _answers(both, self._paced(requests), context):
+                    yield answer
+
+            return _like(handler, grpc.stream_stream_rpc_method_handler, begin_both)
+        unary = handler.stream_unary
+
+        async def begin(requests: AsyncIterator[Any], context: Context) -> Any:
+            return await unary(self._paced(requests), context)
+
+        return _like(handler, grpc.stream_unary_rpc_method_handler, begin)
+
+    async def _begin(self, method: str, context: Context) -> None:
+        """Counts the call as running, or ends it."""
+        task = _current_task()
+        self._silent.pop(task, None)
         try:
-            async with asyncio.timeout(idle_s):
-                request = await anext(iterator)
+            self._guard.begun(self._calls[task])
+        except RefusalError as refusal:
+            code, message, trailing = _told(refusal, method)
+            await context.abort(code, message, trailing)
+
+    async def _only(self, requests: AsyncIterator[Any], context: Context) -> Any:
+        """The one message of a call, or the call's end."""
+        try:
+            return await self._first(aiter(requests))
+        except SilentStreamError as error:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+        except StopAsyncIteration:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a call must have a message")
+
+    async def _first(self, requests: AsyncIterator[Any]) -> Any:
+        """The first message. Raises SilentStreamError, StopAsyncIteration where there is none."""
+        task = _current_task()
+        try:
+            async with asyncio.timeout(self._idle_s) as limit:
+                self._silent[task] = limit
+                self._end_oldest()
+                return await anext(requests)
+        except TimeoutError:
+            raise _silence(self._idle_s) from None
+        finally:
+            self._silent.pop(task, None)
+
+    def _end_oldest(self) -> None:
+        """Ends silent calls, oldest first, until there are no more than may be."""
+        while len(self._silent) > self._max_silent:
+            oldest = next((task for task, limit in self._silent.items() if limit is not None), None)
+            limit = None if oldest is None else self._silent.pop(oldest)
+            if limit is None:
+                return
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    async def _paced(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """The messages of a stream, none before its turn. Raises RefusalError, SilentStreamError.
+
+        Called within the task of the call.
+        """
+        admission = self._calls[_current_task()]
+        iterator = aiter(requests)
+        try:
+            request = await self._first(iterator)
+            self._guard.begun(admission)
+            while True:
+                while (wait_s := self._guard.wait_s(admission)) > 0:
+                    await asyncio.sleep(wait_s)
+                yield request
+                async with asyncio.timeout(self._idle_s):
+                    request = await anext(iterator)
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise SilentStreamError(f"a stream must send within {idle_s:g} s; it did not") from None
-        while (wait_s := guard.wait_s(admission)) > 0:
-            await asyncio.sleep(wait_s)
-        yield request
+            raise _silence(self._idle_s) from None
+
+
+def _silence(idle_s: float) -> SilentStreamError:
+    return SilentStreamError(f"a message must come within {idle_s:g} s; it did not")
 
 
 async def _answers(stream: Any, request: Any, context: Context) -> AsyncIterator[Any]:
@@ -134,22 +198,6 @@ async def _answers(stream: Any, request: Any, context: Context) -> AsyncIterator
         await answers
 
 
-def _timed(handler: Handler, idle_s: float) -> Handler:
-    """The handler of one request, which waits for it itself: gRPC would wait for ever."""
-    unary = handler.unary_unary
-
-    async def begin(requests: AsyncIterator[Any], context: Context) -> Any:
-        try:
-            async with asyncio.timeout(idle_s):
-                request = await anext(aiter(requests))
-        except (TimeoutError, StopAsyncIteration):
-            message = f"a call must send its message within {idle_s:g} s; it did not"
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
-        return await unary(request, context)
-
-    return _like(handler, grpc.stream_unary_rpc_method_handler, begin)
-
-
 def _like(handler: Handler, make: Any, behaviour: Any) -> Handler:
     return make(
         behaviour,
@@ -158,12 +206,19 @@ def _like(handler: Handler, make: Any, behaviour: Any) -> Handler:
     )
 
 
-def _refusing(refusal: RefusalError, method: str) -> Handler:
-    """A handler that ends its call, of whatever kind, without waiting for a message."""
+def _told(
+    refusal: RefusalError, method: str
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Status, message and trailing metadata of a refusal, which is counted."""
     code, message = status_of(refusal, method)
     known = method if method in SCOPES else "unknown"  # anybody may call anything: few labels
     metrics.REQUESTS.labels(known, code.name).inc()
-    trailing = retry_metadata(refusal)
+    return code, message, retry_metadata(refusal)
+
+
+def _refusing(refusal: RefusalError, method: str) -> Handler:
+    """A handler that ends its call, of whatever kind, without waiting for a message."""
+    code, message, trailing = _told(refusal, method)
 
     async def refuse(_: Any, context: Context) -> None:
         await context.abort(code, message, trailing)
@@ -196,7 +251,7 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode(errors="replace")
 
 
-def _current_task() -> "asyncio.Task[Any]":
+def _current_task() -> Task:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 (gRPC runs each call in a task)
     return task

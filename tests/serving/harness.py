@@ -170,6 +170,10 @@ class Running:
     def channel(self) -> grpc.Channel:
         return grpc.insecure_channel(self.target)
 
+    def n_tasks(self) -> int:
+        """Tasks in the loop of the server."""
+        return len(asyncio.all_tasks(self._loop))
+
     def stop(self) -> None:
         """Begins to drain; returns at once."""
         self.parts.may_be_warm.set()
