@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from infra.cli_console import JsonFlag, console, errors, instant_ms
+from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
@@ -43,6 +44,7 @@ evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_
 user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
 topics_app.add_typer(topics_ops_app)
@@ -75,6 +77,7 @@ KNOWN_TROUBLES = {
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),
     "serving.client": ("RequestError",),
+    "serving.guard.keys": ("KeyFileError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),
