@@ -24,6 +24,7 @@ from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -114,9 +115,10 @@ async def _serve(settings: Settings) -> None:
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
-    explorer = Explorer(serving.exploration_share, np.random.default_rng())
+    explorer = Explorer(
+        serving.exploration_share, np.random.default_rng(), serving.exploration_share_new
+    )
     beliefs = Beliefs.none_yet(serving.policy)
-    explorer.warm_up(beliefs)
     return Recommender(
         table,
         mirror,
@@ -124,6 +126,12 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         refresh_ms=CHARTS_EVERY_MS,
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        selection=SelectionConfig(
+            serving.diversity,
+            serving.genre_cap,
+            serving.popularity_damping,
+            serving.coverage_boost,
+        ),
     )
 
 

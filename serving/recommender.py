@@ -32,6 +32,7 @@ from serving.request import Request
 from serving.retrieval.base import Candidates, Quotas, Source
 from serving.retrieval.retrieval import Retrieval
 from serving.retrieval.trending import Trending
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
 from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
@@ -62,6 +63,7 @@ class Recommender:
         refresh_ms: int = REFRESH_MS,
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
+        selection: SelectionConfig | None = None,
     ) -> None:
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
@@ -71,7 +73,7 @@ class Recommender:
         self._retrieval = Retrieval(self._knowledge, quotas)
         self._filter = Filter(self._knowledge, self._candidates.capacity)
         self._scoring = Scoring(self._knowledge)
-        self._selection = Selection(self._knowledge, explorer)
+        self._selection = Selection(self._knowledge, explorer, selection)
         self._presentation = Presentation(table)
         self._feature_version = feature_version()
 

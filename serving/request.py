@@ -28,6 +28,8 @@ class Request:
     hot: HotLists
     load_level: int = 0  # 0..3: how much is to be left out; see serving.guard
     factors: Floats | None = None  # of the viewer; None where no title of theirs has any
+    pins: tuple[tuple[int, int], ...] = ()  # slots of the slate and catalogue slots, by rules
+    boosts: Floats | None = None  # (n,) by candidate, in deviations of the score; by rules
     removed: dict[str, int] = field(default_factory=dict)  # candidates taken out, by filter
     stage_ms: dict[str, float] = field(default_factory=dict)
 
