@@ -34,6 +34,7 @@ from serving.recommender import Recommender
 from serving.repeats import Repeats
 from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -152,9 +153,10 @@ def _admin(
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
-    explorer = Explorer(serving.exploration_share, np.random.default_rng())
+    explorer = Explorer(
+        serving.exploration_share, np.random.default_rng(), serving.exploration_share_new
+    )
     beliefs = Beliefs.none_yet(serving.policy)
-    explorer.warm_up(beliefs)
     return Recommender(
         table,
         mirror,
@@ -162,6 +164,12 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         explorer=explorer,
         overlay=Overlay(0, beliefs),
         filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
+        selection=SelectionConfig(
+            serving.diversity,
+            serving.genre_cap,
+            serving.popularity_damping,
+            serving.coverage_boost,
+        ),
     )
 
 

@@ -132,3 +132,14 @@ RELOAD_SECONDS = Histogram(
     "From a changed pointer seen to the bundle in use",
     buckets=[0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120],
 )
+SLATE_SLOTS = Counter("headrace_slate_slots", "Served slots by the arm that had them", ["arm"])
+SLATE_DIVERSITY = Histogram(
+    "headrace_slate_diversity",
+    "Mean of 1 - cosine of content vectors over the pairs of a slate",
+    buckets=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+)
+SLATE_GENRE_ENTROPY = Histogram(
+    "headrace_slate_genre_entropy_bits",
+    "Entropy of the genres of a slate",
+    buckets=[0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4],
+)

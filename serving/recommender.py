@@ -33,6 +33,7 @@ from serving.retrieval.base import Candidates, Quotas, Source
 from serving.retrieval.retrieval import Retrieval
 from serving.retrieval.trending import Trending
 from serving.rules.book import RuleBook
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
 from serving.shelf import Shelf
@@ -65,6 +66,7 @@ class Recommender:
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
         filters: FilterConfig | None = None,
+        selection: SelectionConfig | None = None,
     ) -> None:
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
@@ -73,6 +75,7 @@ class Recommender:
         self._quotas = quotas
         self._explorer = explorer
         self._filters = filters
+        self._selection_config = selection
         self._feature_version = feature_version()
         self._make_stages()
         self.shelf = Shelf(self._knowledge, self._make_stages)
@@ -84,7 +87,7 @@ class Recommender:
         self._retrieval = Retrieval(known, quotas)
         self._filter = Filter(known, self._filters)
         self._scoring = Scoring(known)
-        self._selection = Selection(known, self._explorer)
+        self._selection = Selection(known, self._explorer, self._selection_config)
         self._presentation = Presentation(known.table)
 
     def use(self, bundle: Bundle | None) -> None:

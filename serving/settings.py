@@ -80,6 +80,24 @@ class ServingSettings(BaseModel):
     shows_unknown_ages: bool = Field(
         False, description="titles of unknown age under a parental ceiling"
     )
+    exploration_share_new: float = Field(
+        0.35, ge=0, le=1, description="of the slots, for viewers whose stage of life is new"
+    )
+    diversity: float = Field(
+        0.15, ge=0, le=1, description="weight of likeness within a slate against the score"
+    )
+    genre_cap: float = Field(
+        0.7, gt=0, le=1, description="of a slate, that one genre may take; 1: all of it"
+    )
+    popularity_damping: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="taken from the most popular title, in deviations of the score",
+    )
+    coverage_boost: float = Field(
+        0.05, ge=0, le=10, description="given to titles not shown today, in deviations of the score"
+    )
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
     @model_validator(mode="after")
