@@ -458,20 +458,28 @@ def evaluate_replay(
     dataset: Dataset,
     share: Annotated[float, typer.Option(help="of the events, the last ones", min=0.01)] = 0.2,
     limit: Annotated[int | None, typer.Option(help="slates at most, for a quick look")] = None,
+    others: Annotated[
+        bool, typer.Option(help="also baselines refitted daily, and the engine with frozen state")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="picture of NDCG@20 by day, a PNG")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replays the end of a dataset test-then-train through the engine, beside popularity."""
+    """Replays the end of a dataset test-then-train through the engine, beside baselines."""
+    from infra.evaluate import draw_over_time, slates_table_of, table_of
     from infra.evaluate import evaluate_replay as evaluate
-    from infra.evaluate import table_of
     from infra.producers import dataset as open_source
 
     source = open_source(Settings(), dataset)
     with _progress() as progress:
-        found = evaluate(source, share=share, limit=limit, progress=progress)
+        found = evaluate(
+            source, share=share, limit=limit, progress=progress, with_others=others
+        )
+    if plot is not None:
+        draw_over_time(found, plot)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))  # noqa: T201 (the answer itself)
     else:
-        console.print(table_of(found))
+        console.print(table_of(found), slates_table_of(found))
 
 
 @app.command()
