@@ -211,13 +211,29 @@ def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
 
 
 @app.command()
-def serve() -> None:
-    """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""
-    from infra.serving_process import run_server
+def serve(
+    process: Annotated[
+        int | None, typer.Option(min=0, help="which of several servers on one port this one is")
+    ] = None,
+) -> None:
+    """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany.
+
+    With HEADRACE_SERVING__PROCESSES over 1, as many of them, which share the port.
+    """
     from infra.telemetry import configure_logging, serve_metrics
 
-    configure_logging("serve")
     settings = Settings()
+    configure_logging("serve" if process is None else f"serve-{process}")
+    if settings.serving.processes > 1 and process is None:
+        from infra.servers import run_servers
+
+        stop = Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        signal.signal(signal.SIGINT, lambda *_: stop.set())
+        run_servers(settings, settings.serving.processes, stop)
+        return
+    from infra.serving_process import run_server
+
     serve_metrics(settings.metrics.host, settings.metrics.serve_port)
     run_server(settings)
 
