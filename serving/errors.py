@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from serving import metrics
+from serving.rules.editor import BadRuleError, TooManyRulesError
 from serving.slate import UnknownItemError
 from serving.track import BadInteractionError, LogUnavailableError, TooManyInFlightError
 
@@ -31,6 +33,16 @@ class InvalidRequestError(Exception):
         super().__init__(f"{field} must be {expectation}; got {value}")
 
 
+class RepeatedRequestIdError(Exception):
+    """A request id that came a second time, with another request."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(
+            "request_id must be new, or that of the very same request sent again; got "
+            f"{request_id!r}, which another request of this viewer had"
+        )
+
+
 class DeadlineSpentError(Exception):
     """The client no longer waits for the answer."""
 
@@ -42,6 +54,9 @@ class SilentStreamError(Exception):
 STATUSES: Final[dict[type[Exception], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BadInteractionError: grpc.StatusCode.INVALID_ARGUMENT,
+    BadRuleError: grpc.StatusCode.INVALID_ARGUMENT,
+    TooManyRulesError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RepeatedRequestIdError: grpc.StatusCode.ALREADY_EXISTS,
     UnknownItemError: grpc.StatusCode.NOT_FOUND,
     TooManyInFlightError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     LogUnavailableError: grpc.StatusCode.UNAVAILABLE,
@@ -100,9 +115,33 @@ def _guarded(handler: Handler, method: str) -> Handler:
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     return make(
         behaviour,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=_parsing(handler.request_deserializer),
         response_serializer=handler.response_serializer,
     )
+
+
+def _parsing(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """A deserializer that answers with its error: gRPC would call it INTERNAL, and log it whole."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError as error:
+            return error
+
+    return parse
+
+
+def _readable(request: Any) -> Any:
+    """A request, or the stream of them, of which none may be broken. Raises InvalidRequestError."""
+    if isinstance(request, DecodeError):
+        raise InvalidRequestError("the request", "a protobuf message of the method", "other bytes")
+    return _all_readable(request) if hasattr(request, "__aiter__") else request
+
+
+async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
 
 
 def _guarded_coroutine(inner: Any, method: str, *, is_timed: bool) -> Any:
@@ -111,7 +150,7 @@ def _guarded_coroutine(inner: Any, method: str, *, is_timed: bool) -> Any:
     async def call(request: Any, context: Context) -> Any:
         started_s = time.perf_counter()
         try:
-            answer = await inner(request, context)
+            answer = await inner(_readable(request), context)
         except BaseException as error:
             await outcomes.failed(error, context, started_s)
             raise
@@ -127,7 +166,7 @@ def _guarded_generator(inner: Any, method: str) -> Any:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         started_s = time.perf_counter()
         try:
-            async for answer in inner(request, context):
+            async for answer in inner(_readable(request), context):
                 yield answer
         except BaseException as error:
             await outcomes.failed(error, context, started_s)

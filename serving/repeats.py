@@ -10,7 +10,8 @@ Every answer is recorded as served, with the chances that its slots had when the
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,8 +21,9 @@ from features.compiled import Row
 from features.position import Position
 from features.row_reader import RowPosition
 from serving import metrics, wire
+from serving.pages import shown_of
 from serving.slate import Decision, Query, Recommends, Slate, Viewer
-from serving.slate_cache import KeptSlate, Key, SlateCache, of_nobody
+from serving.slate_cache import Ids, KeptSlate, Key, SlateCache, of_nobody
 from serving.viewers import ViewerReader
 
 RENEWED_AT: Final = 0.5  # of the time that a slate is kept
@@ -29,6 +31,14 @@ ASKED_WITHIN: Final = 10  # such times; what nobody has asked for since is left 
 MAX_RENEWED: Final = 64  # at once
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """An answer that holds."""
+
+    given: Callable[[], bytes]  # gives it, and has that recorded
+    shown: Ids  # titles after which another page may follow
 
 
 class Repeats:
@@ -52,7 +62,7 @@ class Repeats:
         self._wall = wall
         self._topic = topic
 
-    async def of_viewer(self, query: Query) -> bytes | None:
+    async def of_viewer(self, query: Query) -> Again | None:
         """The viewer's last answer to this, if nothing has happened to the viewer since.
 
         One that must include an event is given only if it does.
@@ -74,9 +84,10 @@ class Repeats:
         metrics.CACHE_LOOKUPS["hit"].inc()
         age_ms = max(self._wall.now_ms() - position.logged_at_ms, 0)
         metrics.STATE_AGE.observe(age_ms / 1_000)
-        return self._given(query, kept, Viewer(None), (at,), age_ms)
+        given = partial(self._given, query, kept, Viewer(None), (at,), age_ms)
+        return Again(given, kept.shown)
 
-    def of_nobody(self, query: Query, viewer: Viewer) -> bytes | None:
+    def of_nobody(self, query: Query, viewer: Viewer) -> Again | None:
         """The slate that whoever is unknown gets to this."""
         key = self._cache.key_of(query, is_anonymous=True)
         kept = None if key is None else self._cache.get(key)
@@ -85,7 +96,8 @@ class Repeats:
         metrics.CACHE_LOOKUPS["anonymous"].inc()
         for reason in viewer.degraded:
             metrics.DEGRADED.labels(reason).inc()
-        return self._given(query, kept, viewer, (), wire.UNKNOWN_VIEWER_MS)
+        given = partial(self._given, query, kept, viewer, (), wire.UNKNOWN_VIEWER_MS)
+        return Again(given, kept.shown)
 
     def key_of(self, query: Query, viewer: Viewer) -> Key | None:
         """Where to keep the answer to a query, once it is made; None: nowhere.
@@ -97,17 +109,19 @@ class Repeats:
             return None
         return self._cache.key_of(query, is_anonymous=viewer.row is None)
 
-    def keep(self, key: Key, decision: Decision, viewer: Viewer, answer: bytes) -> Decision:
+    def keep(
+        self, key: Key, decision: Decision, viewer: Viewer, answer: bytes, shown: Ids
+    ) -> Decision:
         """Keeps an answer, of which `answer` is what it says of the slate.
 
         Returns the decision with its slate as it is recorded, since that is written here.
         """
         body = wire.decision_body(decision.slate)
         if viewer.row is None:
-            self._cache.put(key, of_nobody(decision.query), None, answer, body)
+            self._cache.put(key, of_nobody(decision.query), None, answer, body, shown)
         else:
             position = _position_of(viewer.row[0])
-            self._cache.put(key, decision.query, position, answer, body)
+            self._cache.put(key, decision.query, position, answer, body, shown)
         return replace(decision, body=body)
 
     async def renew(self, recommender: Recommends) -> None:
@@ -132,7 +146,8 @@ class Repeats:
         except Exception:  # the next call for it meets the same, and tells its client
             log.exception("slate_not_renewed")
             return
-        self._cache.put(key, query, None, wire.answer_body(slate), wire.decision_body(slate))
+        answer, decision = wire.answer_body(slate), wire.decision_body(slate)
+        self._cache.put(key, query, None, answer, decision, shown_of(slate))
 
     def _given(
         self,

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 import structlog
@@ -48,6 +48,19 @@ def server_credentials(settings: ServingSettings) -> grpc.ServerCredentials | No
     )
 
 
+class Listens(Protocol):
+    """Another port of the same server; `serving.http.listener.HttpListener` is one."""
+
+    async def start(self) -> int:
+        """Listens and returns the port. Raises OSError where it cannot."""
+
+    def mark_ready(self, *, is_ready: bool) -> None:
+        """What it says of the server."""
+
+    async def drain(self) -> None:
+        """Lets running calls finish, and ends."""
+
+
 class Server:
     """One gRPC server; made, started and stopped in one event loop."""
 
@@ -59,6 +72,7 @@ class Server:
         admin: AdminServicer | None = None,
     ) -> None:
         self._settings = settings
+        self._http = _json_door(settings, ingest, recommendations)
         self._server: Any = grpc.aio.server(
             interceptors=[StatusInterceptor()],
             options=channel_options(settings),
@@ -80,19 +94,28 @@ class Server:
         await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
         port = self._listen()
         await self._server.start()
+        if self._http is not None:
+            await self._http.start()
         log.info("server_listens", host=self._settings.host, port=port)
         return port
 
     async def mark_ready(self) -> None:
         """Tells that everything is loaded and warm."""
         await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        if self._http is not None:
+            self._http.mark_ready(is_ready=True)
 
     async def drain(self) -> None:
         """Turns new calls away, lets running ones finish within the grace, and stops."""
         log.info("server_drains", grace_s=self._settings.drain_grace_s)
         await self._health.enter_graceful_shutdown()
+        if self._http is not None:
+            self._http.mark_ready(is_ready=False)
         await asyncio.sleep(self._settings.drain_notice_s)
-        await self._server.stop(self._settings.drain_grace_s)
+        ending = [self._server.stop(self._settings.drain_grace_s)]
+        if self._http is not None:
+            ending.append(self._http.drain())
+        await asyncio.gather(*ending)
 
     def _listen(self) -> int:
         address, credentials = self._settings.address, server_credentials(self._settings)
@@ -109,6 +132,19 @@ class Server:
     async def _tell(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
         for service in SERVICES:
             await self._health.set(service, status)
+
+
+def _json_door(
+    settings: ServingSettings, ingest: IngestServicer, recommendations: RecommendationServicer
+) -> Listens | None:
+    """The port that speaks JSON, where the settings ask for one. Raises OSError."""
+    if settings.http_port is None:
+        return None
+    try:
+        from serving.http.listener import HttpListener  # noqa: PLC0415 (optional packages)
+    except ImportError as error:
+        raise OSError(f"http_port needs the extra http of the package headrace: {error}") from error
+    return HttpListener(settings, ingest, recommendations)
 
 
 async def serve(

@@ -14,6 +14,9 @@ class ServingSettings(BaseModel):
 
     host: str = Field("127.0.0.1", description="other than loopback needs TLS")
     port: int = Field(50_051, ge=0, le=65_535, description="0: a free one, see headrace status")
+    http_port: int | None = Field(
+        None, ge=0, le=65_535, description="of the JSON door; 0: a free one; empty: no such door"
+    )
     tls_cert: Path | None = Field(None, description="PEM file: certificate chain of the server")
     tls_key: Path | None = Field(None, description="PEM file: private key of the server")
     tls_client_ca: Path | None = Field(
@@ -29,6 +32,15 @@ class ServingSettings(BaseModel):
     drain_notice_s: float = Field(0.0, ge=0, le=60, description="from NOT_SERVING to refusing")
     drain_grace_s: float = Field(5.0, ge=0, le=300, description="for calls that run at the end")
     default_wait_ms: int = Field(100, ge=1, le=1_000, description="where a request names none")
+    page_key_file: Path | None = Field(
+        None, description="secret that signs page tokens, the same in all servers; empty: unsigned"
+    )
+    page_age_s: int = Field(3_600, ge=1, le=86_400, description="a page token is good for so long")
+    answers_kept_s: float = Field(
+        300.0, ge=0, le=3_600, description="a repeated request_id gets the same answer for so long"
+    )
+    answers_kept: int = Field(10_000, ge=1, le=1_000_000, description="of them, in a process")
+    answers_kept_mib: int = Field(64, ge=1, le=4_096, description="of them, in a process")
     redis_timeout_ms: int = Field(30, ge=1, le=1_000, description="then without the viewer's row")
     track_timeout_ms: int = Field(2_000, ge=10, le=30_000, description="for the log to acknowledge")
     track_max_in_flight: int = Field(2_000, ge=1, le=50_000, description="events; more are refused")
@@ -41,6 +53,12 @@ class ServingSettings(BaseModel):
     )
     cache_max_slates: int = Field(20_000, ge=1, description="in the cache")
     cache_max_mib: int = Field(128, ge=1, le=65_536, description="that they take")
+    rewatch_after_days: float | None = Field(
+        None, ge=0, le=3_650, description="then what was watched may be shown again; empty: never"
+    )
+    shows_unknown_ages: bool = Field(
+        False, description="titles of unknown age under a parental ceiling"
+    )
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
     @model_validator(mode="after")

@@ -10,6 +10,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.row_reader import RowPosition
 from serving import metrics
 from serving.slate import Query
@@ -18,6 +21,8 @@ MAX_NAMED: Final = 64  # titles named in a query; with more it is hardly asked t
 OVERHEAD_BYTES: Final = 1_000  # of an entry and its key, beside the two texts
 
 Key = Hashable
+Ids = NDArray[np.uint64]
+NO_IDS: Final[Ids] = np.empty(0, np.uint64)
 
 
 @dataclass(slots=True)
@@ -30,11 +35,12 @@ class KeptSlate:
     answer: bytes  # the fields of a RecommendResponse but for those of the call
     decision: bytes  # the fields of an Impression, likewise
     asked_s: float
+    shown: Ids  # (n,) uint64: its titles, where another page may follow; else none
 
     @property
     def size(self) -> int:
         """Bytes that it takes, nearly."""
-        return len(self.answer) + len(self.decision) + OVERHEAD_BYTES
+        return len(self.answer) + len(self.decision) + self.shown.nbytes + OVERHEAD_BYTES
 
 
 class SlateCache:
@@ -95,6 +101,7 @@ class SlateCache:
         position: RowPosition | None,
         answer: bytes,
         decision: bytes,
+        shown: Ids = NO_IDS,
     ) -> None:
         """Keeps a slate; others give way where it is too much."""
         now_s = self._monotonic_s()
@@ -102,8 +109,9 @@ class SlateCache:
         if before is not None:
             self.n_bytes -= before.size
         kept = KeptSlate(
-            query, position, now_s, answer, decision, now_s if before is None else before.asked_s
-        )
+            query, position, now_s, answer, decision,
+            now_s if before is None else before.asked_s, shown,
+        )  # fmt: skip
         self._kept[key] = kept
         self.n_bytes += kept.size
         while len(self._kept) > self._max_slates or self.n_bytes > self._max_bytes:

@@ -14,6 +14,8 @@ OTHERS = ("tests", "benchmarks")
 PRINTING = {  # answers as JSON
     Path("infra/cli.py"),
     Path("infra/cli_learning.py"),
+    Path("infra/cli_ops.py"),
+    Path("infra/cli_rules.py"),
     Path("infra/demo.py"),
 }
 MAX_FUNCTION_LINES = 70

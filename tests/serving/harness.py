@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import numpy as np
@@ -15,7 +15,7 @@ from features import user_row
 from features.clock import Clock
 from features.compiled import Rows
 from features.events import EVENT
-from features.ids import viewer_hash
+from features.ids import id_hash, viewer_hash
 from features.log import LogConfig
 from features.position import Position
 from features.row_reader import AsyncRowReader, RowPosition
@@ -26,7 +26,15 @@ from serving.repeats import Repeats
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
-from serving.slate import Decision, Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.slate import (
+    Decision,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    UnknownItemError,
+    Viewer,
+)
 from serving.slate_cache import SlateCache
 from serving.track import Tracker, track_writer
 from serving.viewers import ReadsRow, ViewerReader
@@ -48,7 +56,8 @@ class FakeRecommender:
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         self.viewers.append(viewer)
         self._work()
-        items = [self._item(id_) for id_ in TITLES if id_ not in query.exclude_item_ids]
+        barred = {*map(id_hash, query.exclude_item_ids), *query.shown}
+        items = [self._item(id_) for id_ in TITLES if id_hash(id_) not in barred]
         return Slate(
             tuple(items[: query.count]),
             bundle_version="b1",
@@ -56,6 +65,7 @@ class FakeRecommender:
             n_candidates=len(TITLES),
             degraded=() if now_ms else ("clock",),
             feature_names=("item_trend", "user_plays"),
+            has_more=len(items) > query.count,
         )
 
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
@@ -68,6 +78,32 @@ class FakeRecommender:
         self._work()
         titles = () if "Cooking" in query.genres else TITLES
         return tuple(self._item(id_) for id_ in titles)[: query.count]
+
+    def continue_watching(
+        self,
+        viewer: Viewer,
+        count: int,
+        now_ms: int,  # noqa: ARG002
+    ) -> tuple[SlateItem, ...]:
+        self._work()
+        begun = [] if viewer.row is None else ["tt3", "tt1"]
+        return tuple(replace(self._item(id_), progress=0.5) for id_ in begun)[:count]
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        shown = [item.item_id for item in self.recommend(query, viewer, now_ms).items]
+        if item_id not in TITLES:
+            raise UnknownItemError(item_id)
+        is_shown = item_id in shown
+        return Explanation(
+            self._item(item_id),
+            shown=is_shown,
+            slot=shown.index(item_id) if is_shown else 0,
+            removed_by=("excluded",) if item_id in query.exclude_item_ids else (),
+            sources=("trending",),
+            rank=1,
+            feature_names=("item_trend", "user_plays"),
+            summary=f"{TITLES[item_id]} is {'' if is_shown else 'not '}shown",
+        )
 
     def _work(self) -> None:
         if self.failure is not None:

@@ -103,16 +103,16 @@ def test_same_question_is_answered_again_without_being_worked_out(site: Site) ->
 
 def test_answer_given_again_is_recorded_with_the_chances_it_was_drawn_with(site: Site) -> None:
     site.put("ann", 41)
-    site.ask(session_id="s1", request_id="r1")
-    site.ask(session_id="s2", request_id="r2")
+    site.ask(session_id="s1", request_id="r3")
+    site.ask(session_id="s2", request_id="r4")
     first, again = (
         events_pb2.Impression.FromString(encode_decision(decision))
         for decision in site.parts.decisions
     )
-    assert (again.request_id, again.session_id, again.user_id) == ("r2", "s2", "ann")
+    assert (again.request_id, again.session_id, again.user_id) == ("r4", "s2", "ann")
     assert (first.cached, again.cached) == (False, True)
     assert again.slots[0].propensity == 0.25
-    again.cached, again.request_id, again.session_id = False, "r1", "s1"
+    again.cached, again.request_id, again.session_id = False, "r3", "s1"
     assert again == first
 
 
@@ -259,3 +259,15 @@ def test_what_is_asked_once_is_not_kept(other: dict[str, Any]) -> None:
     assert SlateCache(5.0).key_of(replace(QUERY, **other)) is None
     assert SlateCache(5.0).key_of(QUERY) is not None
     assert SlateCache(0.0).key_of(QUERY) is None
+
+
+def test_pages_go_on_behind_an_answer_that_is_given_again(site: Site) -> None:
+    site.put("ann", 77)
+    for user_id in ("ann", "nobody at all"):
+        first, again = (site.ask(user_id=user_id, count=2) for _ in range(2))
+        assert again.cached
+        second = site.ask(user_id=user_id, count=2, page_token=again.next_page_token)
+        shown = {item.item_id for item in again.items}
+        assert not second.cached
+        assert shown == {item.item_id for item in first.items}
+        assert shown.isdisjoint(item.item_id for item in second.items)
