@@ -32,7 +32,7 @@ from serving.rules.follower import RuleFollower
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
-from serving.slate import Query, Viewer
+from serving.slate import NO_FILTERS, Filters, Query, Viewer
 from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
@@ -102,8 +102,9 @@ async def _serve(settings: Settings) -> None:
 
     async def warm() -> None:
         """Has everything compiled and in memory before the first caller."""
-        for _ in range(WARM_UP_CALLS):
-            recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+        for filters in (Filters(min_rating=10.0), *[NO_FILTERS] * WARM_UP_CALLS):
+            query = Query("warm-up", filters=filters)
+            recommender.recommend(query, Viewer(USERS.empty), clock.now_ms())
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it again
         READY.set(1)

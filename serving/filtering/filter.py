@@ -15,7 +15,7 @@ from serving.filtering.masks import NO_CEILING, Mask, MaskKey, Masks
 from serving.knowledge import Knowledge
 from serving.request import Request
 from serving.retrieval.base import Candidates, Floats, Slots, Source
-from serving.rules.rulings import NO_RULE, NOTHING_IN_FORCE, InForce, Rulings
+from serving.rules.rulings import NO_EFFECTS, NO_RULE, NOTHING_IN_FORCE, InForce, Rulings
 
 NEVER_AGAIN_MS: Final = 2**62
 
@@ -46,6 +46,7 @@ class Filter:
         )
         self._own: Bits = np.zeros(len(knowledge.table), np.uint16)
         self._touched: list[NDArray[np.int64]] = []
+        NO_EFFECTS.on(np.zeros(0, np.int32), knowledge.table.genres)  # compiled before any rule is
         self._static: Bits = self._own
         self._in_force = NOTHING_IN_FORCE
 
