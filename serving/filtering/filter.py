@@ -89,13 +89,12 @@ class Filter:
         """Leaves what may be shown, and counts what may not by its first reason. O(candidates)."""
         n, counts = found.n, np.zeros(len(reasons.REASONS), np.int64)
         bits, allowed = self._sift(request, found.slots[:n], counts)
-        if not counts.any():
-            return
-        for k, name in enumerate(reasons.REASONS):
-            if counts[k]:
-                request.removed[name] = request.removed.get(name, 0) + int(counts[k])
-        self._note_rules(request, found.slots[:n], bits, counts)
-        found.keep(allowed)
+        counted = dict(zip(reasons.REASONS, counts.tolist(), strict=True))
+        removed = {name: count for name, count in counted.items() if count}
+        if removed:
+            request.removed = removed
+            self._note_rules(request, found.slots[:n], bits)
+            found.keep(allowed, are_hydrated=False)
 
     def refill(self, request: Request, found: Candidates, wanted: int) -> None:
         """Fills up to `wanted` candidates from the whole catalogue, by popularity.
@@ -120,8 +119,7 @@ class Filter:
         request.boosts, rules = effects.on(slots, self._knowledge.table.genres)
         moved = np.flatnonzero(rules != NO_RULE)
         names = [effects.rule_ids[k] for k in rules[moved].tolist()]
-        for slot, name in zip(slots[moved].tolist(), names, strict=True):
-            request.rule_of.setdefault(slot, name)
+        request.rule_of = dict(zip(slots[moved].tolist(), names, strict=True)) | request.rule_of
         request.rules = (*request.rules, *dict.fromkeys(names))
 
     def best(
@@ -245,19 +243,17 @@ class Filter:
                 return title
         return None
 
-    def _note_rules(
-        self, request: Request, slots: Slots, bits: Bits, counts: NDArray[np.int64]
-    ) -> None:
+    def _note_rules(self, request: Request, slots: Slots, bits: Bits) -> None:
         """Names the blocks and the ceiling that took candidates out."""
         in_force = self._in_force
         names: list[str] = []
-        if counts[0]:
+        if "blocked" in request.removed:
             blocked = slots[(bits & np.uint16(reasons.BLOCKED)) != 0]
             _, rules = in_force.blocks.on(blocked, self._knowledge.table.genres)
             names += [in_force.blocks.rule_ids[k] for k in np.unique(rules).tolist()]
         asked = request.query.filters.max_age
         is_lower = asked is None or (in_force.max_age is not None and in_force.max_age < asked)
-        if request.removed.get("age") and in_force.ceiling_id and is_lower:
+        if "age" in request.removed and in_force.ceiling_id and is_lower:
             names.append(in_force.ceiling_id)
         if names:
             request.rules = tuple(dict.fromkeys((*request.rules, *names)))
