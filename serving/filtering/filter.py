@@ -15,6 +15,7 @@ from serving.filtering.masks import NO_CEILING, Mask, MaskKey, Masks
 from serving.knowledge import Knowledge
 from serving.request import Request
 from serving.retrieval.base import Candidates, Floats, Slots, Source
+from serving.rules.book import NEVER_MS
 from serving.rules.rulings import NO_EFFECTS, NO_RULE, NOTHING_IN_FORCE, InForce, Rulings
 
 NEVER_AGAIN_MS: Final = 2**62
@@ -49,12 +50,14 @@ class Filter:
         NO_EFFECTS.on(np.zeros(0, np.int32), knowledge.table.genres)  # compiled before any rule is
         self._static: Bits = self._own
         self._in_force = NOTHING_IN_FORCE
+        self._mask_until_ms = NEVER_MS
 
     def begin(self, request: Request) -> None:
         """Finds the rules in force and the mask, and marks what this viewer is not to be shown."""
         in_force = self._in_force = self._rules_for(request)
         mask = self._mask_for(request, in_force)
         self._static, request.allowed = mask.bits, mask.passing
+        self._mask_until_ms = mask.until_ms
         if request.query.candidate_item_ids:
             self._ask_for_some(request, mask)
         self._mark_own(request)
@@ -94,7 +97,7 @@ class Filter:
         if removed:
             request.removed = removed
             self._note_rules(request, found.slots[:n], bits)
-            found.keep(allowed, are_hydrated=False)
+            found.keep(allowed)
 
     def refill(self, request: Request, found: Candidates, wanted: int) -> None:
         """Fills up to `wanted` candidates from the whole catalogue, by popularity.
@@ -140,6 +143,14 @@ class Filter:
             self._remembers(request),
         )
         return best
+
+    def edge_after_ms(self, at_ms: int) -> int:
+        """The next moment at which a rule begins or ends, or a title comes or goes.
+
+        Of titles as the last request knew it; a moment that is not after `at_ms` has passed.
+        """
+        edge_ms = self._knowledge.rules.next_edge_ms(at_ms)
+        return min(edge_ms, self._mask_until_ms) if self._mask_until_ms > at_ms else edge_ms
 
     def removed_by(self, request: Request, slot: int) -> tuple[str, ...]:
         """Every reason for which a title is not shown, between `begin` and `end`."""

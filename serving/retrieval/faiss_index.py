@@ -7,11 +7,18 @@ ALS for a viewer of m titles needs only an m x m system (Woodbury identity):
     x = (1 + c) / c * P Z' (Z P Z' + I / c)^-1 1        Z: the titles' factors, c: the confidence
 """
 
+import math
+from typing import Any, Final
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from features.bundle_format import BundleError
+
+EXACT_UP_TO: Final = 20_000  # allowed rows: each is looked at, about 1 ms
+
+_FAISS: Any = faiss  # keyword arguments that its stubs do not know
 
 Floats = NDArray[np.float32]
 
@@ -37,26 +44,38 @@ class FoldIn:
 
 
 class FaissIndex:
-    """Titles' factors, searched by inner product. Immutable; one thread."""
+    """Titles' factors, searched by inner product. Immutable: any number of threads may search.
 
-    def __init__(self, index: "faiss.Index") -> None:
+    An index of lists looks at some of them; `factors`, `(n_items, n_factors)`, are kept beside it
+    for what it must not miss: see `nearest`.
+    """
+
+    def __init__(self, index: "faiss.Index", factors: Floats) -> None:
         faiss.omp_set_num_threads(1)
         self._index = index
+        self._factors = factors
+        self._n_lists, self._n_asked = _lists_of(index)
 
     @classmethod
     def of(cls, factors: Floats) -> "FaissIndex":
         """An exact index over factors."""
         index = faiss.IndexFlatIP(factors.shape[1])
         index.add(np.ascontiguousarray(factors))
-        return cls(index)
+        return cls(index, factors)
 
     @classmethod
-    def parse(cls, data: bytes, name: str) -> "FaissIndex":
-        """The index that a file holds. Raises BundleError."""
+    def parse(cls, data: bytes, name: str, factors: Floats) -> "FaissIndex":
+        """The index over `factors` that a file holds. Raises BundleError, for other factors too."""
         try:
-            return cls(faiss.deserialize_index(np.frombuffer(data, np.uint8)))
+            index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
         except RuntimeError as error:
             raise BundleError(f"{name} must be a FAISS index; {error}") from error
+        if (index.ntotal, index.d) != factors.shape:
+            raise BundleError(
+                f"{name} must hold {len(factors)} vectors of {factors.shape[1]}; "
+                f"got {index.ntotal} of {index.d}"
+            )
+        return cls(index, factors)
 
     def __len__(self) -> int:
         return int(self._index.ntotal)
@@ -66,10 +85,69 @@ class FaissIndex:
         """Length of a vector."""
         return int(self._index.d)
 
-    def search(self, vector: Floats, n: int) -> NDArray[np.int64]:
-        """Rows of the at most `n` titles with the largest products, largest first."""
-        if len(self) == 0 or n <= 0:
-            return np.zeros(0, np.int64)
-        _, rows = self._index.search(vector[np.newaxis], min(n, len(self)))
-        found: NDArray[np.int64] = rows[0][rows[0] >= 0]
-        return found
+    def search(
+        self, vector: Floats, n: int, allowed: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int64]:
+        """Rows of the `n` titles with the largest products, largest first; see `nearest`."""
+        return self.nearest(vector, n, allowed)[0]
+
+    def nearest(
+        self, vector: Floats, n: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Rows of the `n` titles with the largest products, largest first, and the products.
+
+        With `allowed`, `(n_items,) bool`, only of rows that it has. Never short: all rows there are
+        if they are no more than `n`. Few allowed ones are all looked at, O(allowed), and many too
+        where the lists asked hold less than `n` of them: of those there are more the fewer titles
+        are allowed, by the fourth root, as measured. A graph, as bundles once had them, loses
+        its way among titles that are not allowed, and is not asked.
+        """
+        if allowed is None:
+            return self._unfiltered(vector, min(n, len(self)))
+        n_allowed = int(np.count_nonzero(allowed))
+        n = min(n, n_allowed)
+        if n_allowed <= EXACT_UP_TO or isinstance(self._index, faiss.IndexHNSW):
+            return self._exact(vector, n, np.flatnonzero(allowed))
+        packed = np.packbits(allowed, bitorder="little")
+        selector = _FAISS.IDSelectorBitmap(packed)
+        found = self._ask(vector, n, selector, (len(self) / n_allowed) ** 0.25)
+        return found if len(found[0]) == n else self._exact(vector, n, np.flatnonzero(allowed))
+
+    def _unfiltered(self, vector: Floats, n: int) -> tuple[NDArray[np.int64], Floats]:
+        if n <= 0:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+        found = self._ask(vector, n, None, 1.0)
+        return found if len(found[0]) == n else self._exact(vector, n, np.arange(len(self)))
+
+    def _ask(
+        self, vector: Floats, n: int, selector: Any, wider: float
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """What the index finds in `wider` times its usual lists; fewer where they hold too few."""
+        parameters: Any = None
+        if self._n_lists:
+            wanted = math.ceil(self._n_lists * n / len(self))  # as many as `n` titles fill
+            lists = min(max(math.ceil(wider * self._n_asked), 2 * wanted), self._n_lists)
+            parameters = _FAISS.SearchParametersIVF(sel=selector, nprobe=lists)
+        elif selector is not None:
+            parameters = _FAISS.SearchParameters(sel=selector)
+        products, rows = self._index.search(vector[np.newaxis], n, params=parameters)
+        is_found = rows[0] >= 0  # -1 stands for nothing
+        return rows[0][is_found], products[0][is_found]
+
+    def _exact(
+        self, vector: Floats, n: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """The best of rows, each looked at."""
+        products = self._factors[rows] @ vector
+        if n < len(rows):
+            best = np.argpartition(-products, n)[:n]
+            rows, products = rows[best], products[best]
+        order = np.argsort(-products, kind="stable")
+        return rows[order], products[order]
+
+
+def _lists_of(index: "faiss.Index") -> tuple[int, int]:
+    """How many lists an index has, and how many are asked; zeros for one without lists."""
+    if not isinstance(index, faiss.IndexIVF):
+        return 0, 0
+    return int(index.nlist), int(index.nprobe)
