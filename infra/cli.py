@@ -487,9 +487,7 @@ def evaluate_replay(
 
     source = open_source(Settings(), dataset)
     with _progress() as progress:
-        found = evaluate(
-            source, share=share, limit=limit, progress=progress, with_others=others
-        )
+        found = evaluate(source, share=share, limit=limit, progress=progress, with_others=others)
     if plot is not None:
         draw_over_time(found, plot)
     if as_json:

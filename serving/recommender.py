@@ -103,6 +103,14 @@ class Recommender:
         """Goes by other rules, from the next request on."""
         self._knowledge.rules = book
 
+    def edge_after_ms(self, at_ms: int) -> int:
+        """The next moment at which what may be shown changes by itself, as far as is known."""
+        return self._filter.edge_after_ms(at_ms)
+
+    def has_rules_for(self, user_id: str) -> bool:
+        """Whether some rule is for this account alone: then its slates are nobody else's."""
+        return self._knowledge.rules.speaks_of(user_id)
+
     def refresh_charts(self, now_ms: int) -> None:
         """Makes the charts anew; for a thread that does so again and again.
 
