@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.bundle_format import (
     ARRAYS,
+    CHEAP,
     CONTENT_MAP,
     CURRENT,
     INDEX,
@@ -25,6 +26,9 @@ from features.bundle_format import (
 from features.content import N_CONTENT
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
+from serving.ranking.calibration import Calibration
+from serving.ranking.cheap import CheapStage
+from serving.ranking.fusion import RANKER_ALONE, Fusion
 from serving.ranking.ranker import Ranker
 from serving.retrieval.faiss_index import FaissIndex
 
@@ -47,6 +51,9 @@ class Bundle:
     ranker: Ranker | None = None
     manifest: Manifest | None = None
     content_map: NDArray[np.float32] | None = None  # None: titles without factors stay without
+    cheap: CheapStage | None = None  # None: all candidates go to the ranker
+    fusion: Fusion = RANKER_ALONE
+    calibration: Calibration | None = None  # None: the click model's own probabilities
 
     @classmethod
     def without_ranker(cls, models: ItemModels) -> "Bundle":
@@ -85,8 +92,22 @@ def load_bundle(folder: Path) -> Bundle:
     index = FaissIndex.parse(files[INDEX], str(folder / INDEX), models.factors)
     ranker = Ranker.parse(files[RANKER].decode(errors="replace"), str(folder / RANKER))
     return Bundle(
-        manifest.version, models, index, ranker, manifest, _content_map(files, folder, models)
+        manifest.version,
+        models,
+        index,
+        ranker,
+        manifest,
+        _content_map(files, folder, models),
+        _cheap(files, folder),
+        Fusion.of(manifest.fusion),
+        Calibration.of(manifest.calibration),
     )
+
+
+def _cheap(files: dict[str, bytes], folder: Path) -> CheapStage | None:
+    if CHEAP not in files:
+        return None
+    return CheapStage.parse(files[CHEAP].decode(errors="replace"), str(folder / CHEAP))
 
 
 def _content_map(
