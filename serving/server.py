@@ -8,13 +8,14 @@ drain       health says NOT_SERVING; calls that run are finished, new ones go el
 import asyncio
 import contextlib
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from headrace.v1 import admin_pb2, ingest_pb2, recommender_pb2
 from headrace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from headrace.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -23,6 +24,7 @@ from headrace.v1.recommender_pb2_grpc import add_RecommendationServiceServicer_t
 from serving.admin import AdminServicer
 from serving.errors import StatusInterceptor
 from serving.handlers import add_service
+from serving.lean.server import LeanServer
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
 
@@ -46,6 +48,17 @@ def server_credentials(settings: ServingSettings) -> grpc.ServerCredentials | No
         root_certificates=roots,
         require_client_auth=roots is not None,
     )
+
+
+def tls_context(settings: ServingSettings) -> ssl.SSLContext:
+    """The same for a socket of Python's own. Raises OSError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key))
+    if settings.tls_client_ca is not None:
+        context.load_verify_locations(str(settings.tls_client_ca))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 class Listens(Protocol):
@@ -73,7 +86,8 @@ class Server:
     ) -> None:
         self._settings = settings
         self._http = _json_door(settings, ingest, recommendations)
-        self._server: Any = grpc.aio.server(
+        make: Any = LeanServer if settings.transport == "lean" else grpc.aio.server
+        self._server: Any = make(
             interceptors=[StatusInterceptor()],
             options=channel_options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent,
@@ -87,7 +101,10 @@ class Server:
         if settings.has_reflection:
             admins = () if admin is None else (ADMIN,)
             names = (INGEST, RECOMMENDATIONS, *admins, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined]
+                self._server,
+            )
 
     async def start(self) -> int:
         """Listens and returns the port. Raises OSError where it cannot."""
@@ -120,11 +137,12 @@ class Server:
     def _listen(self) -> int:
         address, credentials = self._settings.address, server_credentials(self._settings)
         try:
-            port: int = (
-                self._server.add_insecure_port(address)
-                if credentials is None
-                else self._server.add_secure_port(address, credentials)
-            )
+            if credentials is None:
+                port: int = self._server.add_insecure_port(address)
+            elif isinstance(self._server, LeanServer):
+                port = self._server.add_tls_port(address, tls_context(self._settings))
+            else:
+                port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: is the port taken?") from error
         return port

@@ -22,6 +22,9 @@ class ServingSettings(BaseModel):
     tls_client_ca: Path | None = Field(
         None, description="PEM file: clients must show a certificate signed by it"
     )
+    transport: Literal["grpc", "lean"] = Field(
+        "grpc", description="lean: HTTP/2 of our own, a quarter of the CPU a call takes before it"
+    )
     reflection: bool | None = Field(None, description="empty: on loopback alone")
     so_reuseport: bool = Field(False, description="several processes share the port")
     max_concurrent: int = Field(256, ge=1, le=10_000, description="calls; more are refused")
