@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self.server.connections.add(self)
         address = transport.get_extra_info("peername")
-        self.peer = f"ipv4:{address[0]}:{address[1]}" if address else "unknown"
+        self.peer = _named(address)
         self.auth_context = _names(transport.get_extra_info("peercert"))
         self._transport.write(
             frames.settings(
@@ -392,6 +392,18 @@ class Connection(asyncio.Protocol):
             times.popleft()
         if len(times) > MAX_IDLE_FRAMES + len(self._calls):
             raise ConnectionLost(frames.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+
+
+def _named(address: Any) -> str:
+    """The other end of a socket, as gRPC names it.
+
+    >>> [_named(("127.0.0.1", 5)), _named(("::1", 5, 0, 0)), _named("")]
+    ['ipv4:127.0.0.1:5', 'ipv6:[::1]:5', 'unix:']
+    """
+    if not isinstance(address, tuple):
+        return "unix:"
+    host, port = address[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 def _word(payload: bytes) -> int:

@@ -46,6 +46,7 @@ class LeanServer:
         self._most = maximum_concurrent_rpcs
         self._handlers: dict[str, Handler] = {}
         self._listening: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._paths: list[str] = []
         self._servers: list[asyncio.Server] = []
         self._find = self._chain()
         self._running = 0
@@ -60,7 +61,10 @@ class LeanServer:
             self._handlers[f"/{service}/{name}"] = handler
 
     def add_insecure_port(self, address: str) -> int:
-        """Listens at `host:port` from `start` on; the port. Raises RuntimeError where it cannot."""
+        """Listens at `host:port` from `start` on; the port. Raises RuntimeError where it cannot.
+
+        At `unix:path` there is no port: 0.
+        """
         return self._bind(address, None)
 
     def add_tls_port(self, address: str, context: ssl.SSLContext) -> int:
@@ -71,6 +75,10 @@ class LeanServer:
     async def start(self) -> None:
         """Takes connections."""
         loop, limits = asyncio.get_running_loop(), self._limits()
+        for path in self._paths:
+            self._servers.append(
+                await loop.create_unix_server(lambda: Connection(self, limits), path)
+            )
         for listener, context in self._listening:
             self._servers.append(
                 await loop.create_server(
@@ -124,6 +132,9 @@ class LeanServer:
         return find
 
     def _bind(self, address: str, context: ssl.SSLContext | None) -> int:
+        if address.startswith("unix:"):
+            self._paths.append(address.removeprefix("unix:"))
+            return 0
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
