@@ -8,7 +8,7 @@ with Client("127.0.0.1:50051") as headrace:
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count as count_from
 from types import TracebackType
@@ -20,10 +20,12 @@ from headrace.v1.admin_pb2_grpc import AdminServiceStub
 from headrace.v1.ingest_pb2_grpc import IngestServiceStub
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
-from features.codec import interaction_message
+from features.codec import interaction_message, rule_message, rule_of
 from features.events import Interaction
 from features.position import Position
+from features.rules import Rule
 from features.vocabulary import Device, Page
+from serving.slate import Filters
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
 RETRIES: Final = json.dumps(
@@ -52,10 +54,11 @@ RETRIES: Final = json.dumps(
 class RequestError(Exception):
     """A call that failed: `code` is the name of a gRPC status, `INVALID_ARGUMENT` for example."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.retry_after_ms = retry_after_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +83,6 @@ class Recommended:
     contributions: Mapping[str, float] = field(default_factory=dict)  # with debug
     progress: float = 0.0  # 0..1, watched share
     rule_id: str = ""  # the pin or boost that moved it
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What may be shown; a title must pass all of them, empty ones let everything pass."""
-
-    languages: Sequence[str] = ()
-    categories: Sequence[str] = ()
-    min_rating: float = 0.0  # 0..10, of the title's mean
-    max_age: int | None = None  # parental ceiling in years, 0..21
-    include_watched: bool = False
-    exclude_in_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +205,9 @@ class TrackedMany:
 class Client:
     """Calls a Headrace server; thread-safe; one per process is enough.
 
+    `credentials` are for TLS, `api_key` is for servers that ask for one. A key without TLS can be
+    read on the way. RequestError has `retry_after_ms` where the server was too busy.
+
     Every call raises RequestError. One that takes longer than `timeout_s` fails with
     DEADLINE_EXCEEDED; one that meets a server on its way out is repeated at most twice.
     """
@@ -224,6 +218,7 @@ class Client:
         *,
         timeout_s: float = 1.0,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         options = [("grpc.service_config", RETRIES), ("grpc.enable_retries", 1)]
         self._channel = (
@@ -232,6 +227,7 @@ class Client:
             else grpc.secure_channel(target, credentials, options)
         )
         self._timeout_s = timeout_s
+        self._metadata = () if api_key is None else (("authorization", f"Bearer {api_key}"),)
         self._ingest: Any = IngestServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._admin: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._recommendations: Any = RecommendationServiceStub(  # type: ignore[no-untyped-call]
@@ -289,6 +285,28 @@ class Client:
         request = admin_pb2.DeleteUserRequest(user_id=user_id, profile_id=profile_id)
         response = self._call(self._admin.DeleteUser, request, timeout_s)
         return _position(response.position)
+
+    def put_rule(self, rule: Rule, *, timeout_s: float | None = None) -> tuple[Rule, Position]:
+        """Sets or changes a rule; as it is now, and where in the log.
+
+        One without an id gets it here, so that a repeated call sets one rule.
+        """
+        rule = rule if rule.rule_id else replace(rule, rule_id=uuid.uuid4().hex)
+        request = admin_pb2.PutRuleRequest(rule=rule_message(rule))
+        response = self._call(self._admin.PutRule, request, timeout_s)
+        return rule_of(response.rule), _position(response.position)
+
+    def delete_rule(
+        self, rule_id: str, reason: str = "", *, timeout_s: float | None = None
+    ) -> Position:
+        """Takes a rule away; where in the log."""
+        request = admin_pb2.DeleteRuleRequest(rule_id=rule_id, reason=reason)
+        return _position(self._call(self._admin.DeleteRule, request, timeout_s).position)
+
+    def list_rules(self, *, timeout_s: float | None = None) -> tuple[Rule, ...]:
+        """The rules that the server knows, in the order of their ids."""
+        response = self._call(self._admin.ListRules, admin_pb2.ListRulesRequest(), timeout_s)
+        return tuple(map(rule_of, response.rules))
 
     def recommend(
         self,
@@ -421,10 +439,14 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            limit_s = self._timeout_s if timeout_s is None else timeout_s
+            return method(request, timeout=limit_s, metadata=self._metadata)
         except grpc.RpcError as error:
             call: Any = error
-            raise RequestError(call.code().name, call.details() or "") from error
+            hint = dict(call.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+            raise RequestError(
+                call.code().name, call.details() or "", None if hint is None else int(hint)
+            ) from error
 
 
 def _track_request(interaction: Interaction) -> ingest_pb2.TrackRequest:

@@ -37,6 +37,7 @@ class Limits:
     idle_s: float = 300.0
     age_s: float = 1_800.0
     age_grace_s: float = 60.0
+    handshake_s: float = 10.0  # for TLS, and for the first words of HTTP/2
 
     @property
     def window(self) -> int:
@@ -84,6 +85,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Says what is offered."""
         self._transport = transport
+        if not self.server.has_room():
+            self._is_lost = True
+            self._transport.abort()
+            return
         self.server.connections.add(self)
         address = transport.get_extra_info("peername")
         self.peer = _named(address)
@@ -99,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._timers = [
             self.loop.call_later(self.limits.age_s, self.leave),
             self.loop.call_later(self.limits.idle_s, self._look_idle),
+            self.loop.call_later(self.limits.handshake_s, self._look_silent),
         ]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -217,6 +223,10 @@ class Connection(asyncio.Protocol):
     def _look_over(self) -> None:
         if self._is_leaving and not self._calls and not self._is_lost:
             self._transport.close()
+
+    def _look_silent(self) -> None:
+        if not self._has_preface:
+            self.cut()
 
     def _look_idle(self) -> None:
         """Leaves a client that has had no call running for long."""

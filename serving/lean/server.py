@@ -68,8 +68,7 @@ class LeanServer:
         return self._bind(address, None)
 
     def add_tls_port(self, address: str, context: ssl.SSLContext) -> int:
-        """The same, with TLS."""
-        context.set_alpn_protocols(["h2"])
+        """The same, with TLS; the context offers `h2`."""
         return self._bind(address, context)
 
     async def start(self) -> None:
@@ -82,7 +81,11 @@ class LeanServer:
         for listener, context in self._listening:
             self._servers.append(
                 await loop.create_server(
-                    lambda: Connection(self, limits), sock=listener, ssl=context, backlog=BACKLOG
+                    lambda: Connection(self, limits),
+                    sock=listener,
+                    backlog=BACKLOG,
+                    ssl=context,
+                    ssl_handshake_timeout=None if context is None else limits.handshake_s,
                 )
             )
 
@@ -110,6 +113,11 @@ class LeanServer:
             raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls run; try later")
         self._running += 1
         call.done_callbacks.append(self._release)
+
+    def has_room(self) -> bool:
+        """Whether another connection may be taken."""
+        most = self._options.get("grpc.max_allowed_incoming_connections")
+        return most is None or len(self.connections) < most
 
     def _release(self, _: Call) -> None:
         self._running -= 1
@@ -159,6 +167,7 @@ class LeanServer:
             told.get("grpc.max_connection_idle_ms", 1_000 * standard.idle_s) / 1_000,
             told.get("grpc.max_connection_age_ms", 1_000 * standard.age_s) / 1_000,
             told.get("grpc.max_connection_age_grace_ms", 1_000 * standard.age_grace_s) / 1_000,
+            told.get("grpc.server_handshake_timeout_ms", 1_000 * standard.handshake_s) / 1_000,
         )
 
 
