@@ -9,11 +9,12 @@ import structlog
 import uvloop
 
 from features.clock import Clock, StreamClock, WallClock
+from features.item_row import MAX_PARTITIONS
 from features.log import LogError
 from features.partition_reads import read_priors
 from features.redis_store import RedisLink, RedisRowStore
 from features.row_reader import AsyncRowReader
-from features.store import GLOBALS, ITEMS, USERS
+from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
 from infra.settings import Settings
@@ -28,6 +29,7 @@ from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.retrieval.regional import RegionCharts
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -40,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
 CHARTS_EVERY_S = 2.0
+SOURCES_BUDGET_S = 0.005  # of a request; ten times what they take
+REGIONS_GIVE_UP_S = 0.5  # of a store that is away: charts stay as they are
 
 
 def run_server(settings: Settings) -> None:
@@ -134,7 +138,16 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         _bundle(settings),
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        regions=_regions(settings),
+        budget_s=SOURCES_BUDGET_S,
     )
+
+
+def _regions(settings: Settings) -> RegionCharts:
+    """The charts of regions, by a connection of their own."""
+    redis = settings.redis.config()
+    store = RedisRowStore(RedisLink(redis, give_up_after_s=REGIONS_GIVE_UP_S), SEGMENTS, redis)
+    return RegionCharts(store, MAX_PARTITIONS)
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:

@@ -25,7 +25,7 @@ class Filter:
     def begin(self, request: Request) -> None:
         """Marks what is excluded from this request."""
         slot_of = self._knowledge.table.slot_of
-        excluded = request.query.exclude_item_ids
+        excluded = (*request.query.exclude_item_ids, request.query.item_id)
         self._marked = [slot for id_ in excluded if (slot := slot_of(id_)) is not None]
         self._blocked[self._marked] = True
 
