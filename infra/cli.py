@@ -24,8 +24,10 @@ from rich.progress import (
 from rich.table import Table
 
 from infra.cli_console import JsonFlag, console, errors, instant_ms
+from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
+from infra.cli_rules import rules_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -42,10 +44,12 @@ evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_
 user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
+app.add_typer(rules_app, name="rules")
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
@@ -68,10 +72,12 @@ KNOWN_TROUBLES = {
     "infra.models": ("ModelsError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
+    "infra.rules": ("RuleNotFoundError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),
     "serving.client": ("RequestError",),
+    "serving.guard.keys": ("KeyFileError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),
@@ -452,20 +458,26 @@ def evaluate_replay(
     dataset: Dataset,
     share: Annotated[float, typer.Option(help="of the events, the last ones", min=0.01)] = 0.2,
     limit: Annotated[int | None, typer.Option(help="slates at most, for a quick look")] = None,
+    others: Annotated[
+        bool, typer.Option(help="also baselines refitted daily, and the engine with frozen state")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="picture of NDCG@20 by day, a PNG")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replays the end of a dataset test-then-train through the engine, beside popularity."""
+    """Replays the end of a dataset test-then-train through the engine, beside baselines."""
+    from infra.evaluate import draw_over_time, slates_table_of, table_of
     from infra.evaluate import evaluate_replay as evaluate
-    from infra.evaluate import table_of
     from infra.producers import dataset as open_source
 
     source = open_source(Settings(), dataset)
     with _progress() as progress:
-        found = evaluate(source, share=share, limit=limit, progress=progress)
+        found = evaluate(source, share=share, limit=limit, progress=progress, with_others=others)
+    if plot is not None:
+        draw_over_time(found, plot)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))  # noqa: T201 (the answer itself)
     else:
-        console.print(table_of(found))
+        console.print(table_of(found), slates_table_of(found))
 
 
 @app.command()

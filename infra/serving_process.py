@@ -21,20 +21,28 @@ from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
+from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import CatalogueTable
+from serving.filtering.filter import FilterConfig
 from serving.keeper import Keeper
 from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
+from serving.pages import PageTokens
 from serving.recommender import Recommender
+from serving.repeats import Repeats
 from serving.retrieval.regional import RegionCharts
+from serving.rules.editor import RuleEditor
+from serving.rules.follower import RuleFollower
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
-from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
+from serving.slate_cache import SlateCache
+from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
 
@@ -64,10 +72,10 @@ async def _serve(settings: Settings) -> None:
     models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
     recommender = _recommender(settings, table, mirror)
-    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
-    keeper.start()
-    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    keeper = _keep_current(recommender, catalogue, clock)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
+    rules = RuleFollower(kafka, prefix + topics.RULES, recommender.use_rules)
+    rules.start()
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
@@ -82,8 +90,11 @@ async def _serve(settings: Settings) -> None:
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
+    cache = _cache(settings)
+    repeats = Repeats(
+        cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
+    )
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
-    eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
     tracker.start()
     recorder.start()
     ledger_writer.start()
@@ -99,26 +110,29 @@ async def _serve(settings: Settings) -> None:
             WallClock(),
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
+            pages=PageTokens.of(serving, WallClock()),
+            answers=Answers.of(serving),
+            repeats=repeats,
         ),
-        AdminServicer(eraser),
+        _admin(settings, tracker, ledger_writer, rules),
     )
 
     async def warm() -> None:
-        """Has everything compiled and in memory before the first caller."""
-        for _ in range(WARM_UP_CALLS):
-            recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
-        gc.collect()
-        gc.freeze()  # what is loaded stays: the collector need not look at it again
+        _warm_up(recommender, clock)
+        repeats.prepare(recommender, Query(""))
         READY.set(1)
 
+    renewing = asyncio.create_task(repeats.renew(recommender))
     try:
         await serve(server, warm=warm)
     finally:
         READY.set(0)
+        renewing.cancel()
         catalogue.stop()
         keeper.stop()
         follower.stop()
         models.stop()
+        rules.stop()
         await tracker.close()
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
             await asyncio.to_thread(ledger_writer.close, 1.0)
@@ -126,12 +140,25 @@ async def _serve(settings: Settings) -> None:
         await reader.close()
 
 
+def _admin(
+    settings: Settings, tracker: Tracker, writer: SteadyWriter, rules: RuleFollower
+) -> AdminServicer:
+    """What answers operators and editors."""
+    prefix, clock = settings.kafka.prefix, WallClock()
+    names = prefix + topics.RULES, prefix + topics.RULE_CHANGES
+    return AdminServicer(
+        Eraser(tracker, writer, prefix + topics.ERASURES, clock),
+        RuleEditor(writer, *names, lambda: rules.book, clock),
+    )
+
+
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
-    explorer = Explorer(serving.exploration_share, np.random.default_rng())
+    explorer = Explorer(
+        serving.exploration_share, np.random.default_rng(), serving.exploration_share_new
+    )
     beliefs = Beliefs.none_yet(serving.policy)
-    explorer.warm_up(beliefs)
     return Recommender(
         table,
         mirror,
@@ -140,7 +167,22 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         overlay=Overlay(0, beliefs),
         regions=_regions(settings),
         budget_s=SOURCES_BUDGET_S,
+        filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
+        selection=SelectionConfig(
+            serving.diversity,
+            serving.genre_cap,
+            serving.popularity_damping,
+            serving.coverage_boost,
+        ),
     )
+
+
+def _keep_current(recommender: Recommender, catalogue: LiveCatalogue, clock: Clock) -> Keeper:
+    """Has charts made beside requests, and the catalogue changed between them, from now on."""
+    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
+    keeper.start()
+    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    return keeper
 
 
 def _regions(settings: Settings) -> RegionCharts:
@@ -148,6 +190,21 @@ def _regions(settings: Settings) -> RegionCharts:
     redis = settings.redis.config()
     store = RedisRowStore(RedisLink(redis, give_up_after_s=REGIONS_GIVE_UP_S), SEGMENTS, redis)
     return RegionCharts(store, MAX_PARTITIONS)
+
+
+def _warm_up(recommender: Recommender, clock: Clock) -> None:
+    """Has everything compiled and in memory before the first caller."""
+    for _ in range(WARM_UP_CALLS):
+        recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+
+
+def _cache(settings: Settings) -> SlateCache:
+    """What keeps slates; none where their time is 0."""
+    serving = settings.serving
+    max_bytes = serving.cache_max_mib << 20
+    return SlateCache(serving.cache_ttl_s, max_slates=serving.cache_max_slates, max_bytes=max_bytes)
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:

@@ -6,11 +6,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.bundle_format import (
     ARRAYS,
+    CHEAP,
+    CONTENT_MAP,
     CURRENT,
     INDEX,
     MANIFEST,
@@ -37,16 +41,44 @@ class Provenance:
     parameters: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a bundle may have besides, see `features.bundle_format`."""
+
+    content_map: NDArray[np.float32] | None = None
+    cheap: str = ""  # trees of the cheap stage; empty: none
+    fusion: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, list[float]] = field(default_factory=dict)
+
+    def files(self) -> dict[str, bytes]:
+        """Content by name."""
+        found: dict[str, bytes] = {}
+        if self.content_map is not None:
+            found[CONTENT_MAP] = npy_bytes(self.content_map)
+        if self.cheap:
+            found[CHEAP] = self.cheap.encode()
+        return found
+
+
+NO_EXTRAS: Final = Extras()
+
+
 def write_bundle(
-    bundles: Path, models: ItemModels, index: bytes, ranker: str, provenance: Provenance
+    bundles: Path,
+    models: ItemModels,
+    index: bytes,
+    ranker: str,
+    provenance: Provenance,
+    extras: Extras = NO_EXTRAS,
 ) -> Manifest:
     """Writes a bundle and then makes it the current one. Raises BundleError for broken models.
 
     A reader sees all of it or nothing: files go into a folder of another name, which is renamed
     when they are on disk; the pointer to it is replaced last.
     """
-    files = _contents(models.checked(), index, ranker)
-    manifest = _manifest(models, {name: sha256(data) for name, data in files.items()}, provenance)
+    files = _contents(models.checked(), index, ranker) | extras.files()
+    checksums = {name: sha256(data) for name, data in files.items()}
+    manifest = _manifest(models, checksums, provenance, extras)
     files[MANIFEST] = manifest.to_json().encode()
     folder = bundles / manifest.version
     unfinished = bundles / f".{manifest.version}.{os.getpid()}"
@@ -81,13 +113,20 @@ def _write(path: Path, data: bytes) -> None:
 def _contents(models: ItemModels, index: bytes, ranker: str) -> dict[str, bytes]:
     files = {INDEX: index, RANKER: ranker.encode()}
     for name in ARRAYS:
-        buffer = io.BytesIO()
-        np.save(buffer, getattr(models, name), allow_pickle=False)
-        files[f"{name}.npy"] = buffer.getvalue()
+        files[f"{name}.npy"] = npy_bytes(getattr(models, name))
     return files
 
 
-def _manifest(models: ItemModels, files: dict[str, str], provenance: Provenance) -> Manifest:
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as NumPy's own file has it."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _manifest(
+    models: ItemModels, files: dict[str, str], provenance: Provenance, extras: Extras
+) -> Manifest:
     return Manifest(
         version=version_of(provenance.created_at_ms, files),
         created_at_ms=provenance.created_at_ms,
@@ -104,4 +143,6 @@ def _manifest(models: ItemModels, files: dict[str, str], provenance: Provenance)
         files=files,
         metrics=dict(provenance.metrics),
         parameters=dict(provenance.parameters),
+        fusion=dict(extras.fusion),
+        calibration=dict(extras.calibration),
     )

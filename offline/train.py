@@ -21,7 +21,8 @@ from features.bundle_format import ItemModels, Manifest
 from features.events import CatalogItem
 from features.ids import id_hashes
 from features.vocabulary import EventType
-from offline.bundle import Provenance, write_bundle
+from offline.bundle import Extras, Provenance, write_bundle
+from offline.cold_factors import fit_content_map
 from offline.datasets import EventColumns
 from offline.faiss_index import build_index
 from offline.neighbours import NeighboursConfig, fit_neighbours
@@ -133,6 +134,7 @@ def train(
     bar = shown.task("ranker: trees", config.ranker.n_trees)
     booster = fit_ranker(examples, config.ranker, bar)
     models = fit_models(events, latest, config, shown, "of all events")
+    content_map = fit_content_map(models, catalogue)
     return write_bundle(
         bundles,
         models,
@@ -146,6 +148,7 @@ def train(
             {"examples": float(len(examples.rows)), **measure(booster, examples)},
             config.parameters(),
         ),
+        Extras(content_map=None if content_map is None else content_map.weights),
     )
 
 

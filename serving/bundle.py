@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.bundle_format import (
     ARRAYS,
+    CONTENT_MAP,
     CURRENT,
     INDEX,
     MANIFEST,
@@ -21,6 +22,7 @@ from features.bundle_format import (
     read_manifest,
     read_verified,
 )
+from features.content import N_CONTENT
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
 from serving.ranking.ranker import Ranker
@@ -44,6 +46,7 @@ class Bundle:
     index: FaissIndex
     ranker: Ranker | None = None
     manifest: Manifest | None = None
+    content_map: NDArray[np.float32] | None = None  # None: titles without factors stay without
 
     @classmethod
     def without_ranker(cls, models: ItemModels) -> "Bundle":
@@ -81,7 +84,24 @@ def load_bundle(folder: Path) -> Bundle:
         )
     index = FaissIndex.parse(files[INDEX], str(folder / INDEX), models.factors)
     ranker = Ranker.parse(files[RANKER].decode(errors="replace"), str(folder / RANKER))
-    return Bundle(manifest.version, models, index, ranker, manifest)
+    return Bundle(
+        manifest.version, models, index, ranker, manifest, _content_map(files, folder, models)
+    )
+
+
+def _content_map(
+    files: dict[str, bytes], folder: Path, models: ItemModels
+) -> NDArray[np.float32] | None:
+    if CONTENT_MAP not in files:
+        return None
+    found = _array(files[CONTENT_MAP], folder / CONTENT_MAP)
+    expected = (N_CONTENT + 1, models.factors.shape[1])
+    if found.dtype != np.float32 or found.shape != expected or not np.isfinite(found).all():
+        raise BundleError(
+            f"{folder / CONTENT_MAP} must be {expected} finite float32; "
+            f"got {found.dtype} {found.shape}"
+        )
+    return found
 
 
 def _check_manifest(manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ title are room for titles to come. Matrices over the catalogue have a row for ea
 included, so that a new title needs none of them to be made anew.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final
@@ -29,6 +30,7 @@ FOR_GOOD: Final = np.iinfo(np.int64).max  # also: the moment from which a remove
 EVERYWHERE: Final = 0  # the set of regions of a title without any
 MOST_REGION_SETS: Final = 65_536
 LEAST_ROOM: Final = 4_096
+KEPT_CHANGES: Final = 1_024
 N_ARRIVALS: Final = 256  # titles that came last
 NEVER: Final = 0
 
@@ -74,6 +76,7 @@ class CatalogueTable:
     # by series (as in facts) and episode (season * 1000 + number): slots
     n_removed: int = 0
     n_changes: int = 0  # titles taken in, changed or out since the table was made
+    changed: deque[int] = field(default_factory=lambda: deque(maxlen=KEPT_CHANGES), repr=False)
 
     @classmethod
     def empty(cls, n_slots: int) -> "CatalogueTable":
@@ -128,6 +131,7 @@ class CatalogueTable:
         bigger.regions_of_set = self.regions_of_set.copy()
         bigger.arrivals, bigger.episodes = self.arrivals, self.episodes
         bigger.n_removed, bigger.n_changes = self.n_removed, self.n_changes
+        bigger.changed = self.changed.copy()
         return bigger
 
     def __len__(self) -> int:
@@ -181,7 +185,7 @@ class CatalogueTable:
         self._describe(slot, item)
         self.region_sets[slot] = region_set
         self.contents[slot] = content_vector(item) if content is None else content
-        self.n_changes += 1
+        self._note_change(slot)
         return slot
 
     def _describe(self, slot: int, item: CatalogItem) -> None:
@@ -211,8 +215,17 @@ class CatalogueTable:
             self.available_from_ms[slot] = FOR_GOOD
             self._forget_episode(slot)
             self.n_removed += 1
-            self.n_changes += 1
+            self._note_change(slot)
         return slot
+
+    def changed_since(self, n_changes: int) -> list[int] | None:
+        """Slots of the changes after the first `n_changes`; None: too many to be known."""
+        n = self.n_changes - n_changes
+        return None if n > len(self.changed) else list(self.changed)[len(self.changed) - n :]
+
+    def _note_change(self, slot: int) -> None:
+        self.n_changes += 1
+        self.changed.append(slot)
 
     def _slot(self, item_id: str) -> int:
         return int(self.slots.find(np.array([id_hash(item_id)], np.uint64))[0])

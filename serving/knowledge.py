@@ -16,6 +16,7 @@ from serving.overlay import Overlay
 from serving.retrieval.content import ContentNeighbours
 from serving.retrieval.regional import RegionCharts
 from serving.retrieval.trending import HotLists, Trending
+from serving.rules.book import NO_RULES, RuleBook
 
 
 class Mirror(Protocol):
@@ -41,6 +42,7 @@ class Knowledge:
     overlay: Overlay | None = None
     content: ContentNeighbours = field(init=False)
     regions: RegionCharts | None = None
+    rules: RuleBook = NO_RULES
 
     def __post_init__(self) -> None:
         self.content = ContentNeighbours(self.table)

@@ -1,6 +1,8 @@
 """What an answer says of each title: names, cause, reason, chances, and what it was scored by."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from serving.catalogue import CatalogueTable
 from serving.retrieval.base import NO_CAUSE, WORDS, Candidates, Source, SourceWords
 from serving.retrieval.viewing import Begun
 from serving.selection.explorer import Plan
+from serving.selection.slots import PINNED, SLOT_NAMES
 from serving.slate import SlateItem
 
 RANKER_NAME = ARM_NAMES[Arm.RANKER]
@@ -36,13 +39,25 @@ class Presentation:
         self._table = table
 
     def items(
-        self, plan: Plan, found: Candidates, scores: NDArray[np.float64], clicks: list[float]
+        self,
+        plan: Plan,
+        found: Candidates,
+        scores: NDArray[np.float64],
+        clicks: list[float],
+        rule_of: Mapping[int, str] = MappingProxyType({}),
     ) -> tuple[SlateItem, ...]:
-        """The items of a plan; `clicks` are probabilities by slot."""
+        """The items of a plan; `clicks` are probabilities by slot, `rule_of` by catalogue slot."""
         features = found.features[plan.places]
-        return tuple(
+        items = (
             self._chosen(plan, k, found, float(scores[place]), features[k], clicks[k])
             for k, place in enumerate(plan.places)
+        )
+        if not rule_of:
+            return tuple(items)
+        moved_by = [rule_of.get(slot, "") for slot in found.slots[plan.places].tolist()]
+        return tuple(
+            replace(item, rule_id=rule_id) if rule_id else item
+            for item, rule_id in zip(items, moved_by, strict=True)
         )
 
     def listed(self, slot: int, score: float, source: Source) -> SlateItem:
@@ -106,14 +121,14 @@ class Presentation:
         slot, arm = int(found.slots[place]), plan.arms[k]
         words, cause_id, cause_title, reason = self._words(found, place)
         mean, weight = (0.0, 0.0)
-        if plan.belief is not None:
+        if plan.belief is not None and arm != PINNED:
             mean, weight = float(plan.belief.means[arm]), float(plan.belief.weights[arm])
         return SlateItem(
             table.item_ids[slot],
             table.titles[slot],
             score,
             words.name,
-            ARM_NAMES[arm],
+            SLOT_NAMES[arm],
             plan.propensities[k],
             cause_id,
             cause_title,

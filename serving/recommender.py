@@ -24,7 +24,7 @@ from features.registry import feature_version
 from features.vocabulary import Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
-from serving.filtering.filter import Filter
+from serving.filtering.filter import Filter, FilterConfig
 from serving.knowledge import Knowledge, Mirror
 from serving.learned import Learned
 from serving.overlay import Overlay
@@ -35,6 +35,8 @@ from serving.retrieval.base import MOST_CANDIDATES, Candidates, Quotas, Source
 from serving.retrieval.regional import RegionCharts
 from serving.retrieval.retrieval import Retrieval, lead
 from serving.retrieval.trending import Trending
+from serving.rules.book import RuleBook
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
 from serving.shelf import Shelf
@@ -68,6 +70,8 @@ class Recommender:
         overlay: Overlay | None = None,
         regions: RegionCharts | None = None,
         budget_s: float = float("inf"),
+        filters: FilterConfig | None = None,
+        selection: SelectionConfig | None = None,
     ) -> None:
         """`regions` has charts of regions; a request gives its sources at most `budget_s`."""
         quotas = quotas or Quotas()
@@ -77,6 +81,8 @@ class Recommender:
         self._budget_s = budget_s
         self._quotas = quotas
         self._explorer = explorer
+        self._filters = filters
+        self._selection_config = selection
         self._feature_version = feature_version()
         self._make_stages()
         self.shelf = Shelf(self._knowledge, self._make_stages)
@@ -87,9 +93,9 @@ class Recommender:
         capacity = min(quotas.total, MOST_CANDIDATES) + MIN_CANDIDATES
         self._candidates = Candidates(len(known.table), capacity)
         self._retrieval = Retrieval(known, quotas, capacity)
-        self._filter = Filter(known, self._candidates.capacity)
+        self._filter = Filter(known, self._filters)
         self._scoring = Scoring(known)
-        self._selection = Selection(known, self._explorer)
+        self._selection = Selection(known, self._explorer, self._selection_config)
         self._presentation = Presentation(known.table)
 
     def use(self, bundle: Bundle | None) -> None:
@@ -100,6 +106,10 @@ class Recommender:
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
         self._knowledge.overlay = overlay
+
+    def use_rules(self, book: RuleBook) -> None:
+        """Goes by other rules, from the next request on."""
+        self._knowledge.rules = book
 
     def keep(self, now_ms: int) -> None:
         """Makes the charts anew; for a thread that does so again and again.
@@ -234,6 +244,7 @@ class Recommender:
 
     def _find(self, request: Request) -> None:
         """The stages up to the score, for a viewer of whom something is known."""
+        self._filter.admit_pins(request, self._candidates)
         self._retrieval.gather(request, self._candidates)
         self._sift(request)
 
@@ -241,8 +252,7 @@ class Recommender:
         """From candidates to hydrated candidates that may be shown."""
         found = self._candidates
         self._filter.apply(request, found)
-        if not request.query.candidate_item_ids:
-            self._filter.refill(request, found, max(request.query.count, MIN_CANDIDATES))
+        self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
         self._retrieval.describe(request, found, 0, found.n)
         self._scoring.hydrate(request, found)
 
@@ -251,6 +261,7 @@ class Recommender:
     ) -> Slate:
         """The slate."""
         found = self._candidates
+        self._filter.boost(request, found)
         plan = self._selection.choose(request, found, scores, base)
         return self._slate(request, plan, scores, degraded)
 
@@ -261,7 +272,7 @@ class Recommender:
         clicks = self._scoring.click_probabilities(found.features[plan.places])
         learned, overlay = known.learned, known.overlay
         return Slate(
-            self._presentation.items(plan, found, scores, clicks),
+            self._presentation.items(plan, found, scores, clicks, request.rule_of),
             "" if learned is None else learned.bundle.version,
             self._feature_version,
             found.n,
@@ -272,6 +283,8 @@ class Recommender:
             0 if overlay is None else overlay.sequence,
             removed=request.removed,
             stage_ms=request.stage_ms,
+            rules=request.rules,
+            has_more=found.n > len(plan.places),
         )
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:
@@ -282,6 +295,7 @@ class Recommender:
         has_bundle = self._knowledge.learned is not None
         degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
         found = self._candidates
+        self._filter.admit_pins(request, found)
         self._retrieval.gather_charts(request, found)
         self._sift(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)

@@ -32,6 +32,11 @@ class Request:
     liked: Slots = field(default_factory=lambda: NOTHING)  # of these, without rejected ones
     deadline_s: float = float("inf")  # by time.perf_counter: sources that come later are left out
     degraded: list[str] = field(default_factory=list)  # what this request did without
+    allowed: NDArray[np.bool_] | None = None  # (n_items,) set where less than half may be shown
+    pins: tuple[tuple[int, int], ...] = ()  # (slot of the slate, catalogue slot), by rules
+    boosts: Floats | None = None  # (n,) by candidate, in deviations of the score; None: no rule
+    rules: tuple[str, ...] = ()  # ids of those that took effect
+    rule_of: dict[int, str] = field(default_factory=dict)  # pin or boost by catalogue slot
     factors: Floats | None = None  # of the viewer; None where no title of theirs has any
     removed: dict[str, int] = field(default_factory=dict)  # candidates taken out, by filter
     stage_ms: dict[str, float] = field(default_factory=dict)

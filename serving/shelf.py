@@ -50,7 +50,10 @@ class Shelf:
         """
         known = self._knowledge
         known.content.changed(slots)
-        if known.learned is None or not known.learned.misses(known.table.ids[slots]):
+        if known.learned is None:
+            return None
+        if not known.learned.misses(known.table.ids[slots]):
+            known.learned.with_cold(known.table, slots)
             return None
         learned = Learned.of(known.learned.bundle, known.table)
         return lambda: self._use(learned)

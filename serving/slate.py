@@ -80,6 +80,7 @@ class SlateItem:
     reason_kind: str = ""  # of `reason`, for texts of the client's own
     progress: float = 0.0  # 0..1, watched share
     rule_id: str = ""  # the pin or boost that moved it
+    contributions: NDArray[np.float32] | None = None  # of `features` to the ranker's score
 
 
 @dataclass(slots=True)
@@ -119,6 +120,23 @@ class Decision:
     slate: Slate
     served_at_ms: int
     included: tuple[Position, ...] = field(default=())
+    body: bytes = b""  # the slate as it is recorded, where that is written already
+    is_cached: bool = False  # a slate made earlier; then `slate` says what was missing this time
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a title is, or is not, on the slate that a query would get now."""
+
+    item: SlateItem  # with features and contributions, as far as it got
+    shown: bool = False
+    slot: int = 0  # where it is shown
+    removed_by: tuple[str, ...] = ()  # filters that take it out
+    sources: tuple[str, ...] = ()  # that bring it
+    cheap_rank: int = 0  # place after the first stage, from 1; 0: not a candidate
+    rank: int = 0  # place by score, from 1; 0: not ranked
+    feature_names: tuple[str, ...] = ()
+    summary: str = ""  # a sentence for people
 
 
 class UnknownItemError(Exception):
@@ -139,3 +157,9 @@ class Recommends(Protocol):
 
     def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
         """What is being watched now, of one of the query's genres if there are any."""
+
+    def continue_watching(self, viewer: Viewer, count: int, now_ms: int) -> tuple[SlateItem, ...]:
+        """What the viewer has begun, and next episodes; the newest first."""
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        """Why a title is, or is not, on the slate of a query. Raises UnknownItemError."""

@@ -38,10 +38,11 @@ class Source(IntEnum):
     SERENDIPITY = 11
     ARRIVAL = 12
     LIST = 13
-    CONTINUE = 14
-    NEXT_EPISODE = 15
-    SIMILAR = 16
-    ASKED = 17
+    SEARCH = 14  # candidates that the request names
+    EDITORIAL = 15  # pinned by a rule
+    CONTINUE = 16
+    NEXT_EPISODE = 17
+    SIMILAR = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,8 @@ WORDS: Final = {
         "next_episode", "next_episode", "next after {cause}", has_cause=True
     ),
     Source.SIMILAR: SourceWords("similar", "similar_to", "more like {cause}", has_cause=True),
-    Source.ASKED: SourceWords("asked", "asked", "what you asked for"),
+    Source.SEARCH: SourceWords("search", "found", "found by your search"),
+    Source.EDITORIAL: SourceWords("editorial", "editorial", "picked by our editors"),
 }
 MOST_CANDIDATES: Final = 1_000
 
@@ -157,12 +159,14 @@ class Candidates:
         )  # fmt: skip
 
     def keep(self, allowed: NDArray[np.bool_]) -> int:
-        """Leaves only candidates with `allowed[place]`, in their order; how many went."""
+        """Leaves only candidates with `allowed[place]`, in their order; how many went.
+
+        Their features are not moved: they are filled behind it.
+        """
         before = self.n
         self.n = _keep(
             allowed, self.n,
-            self.slots, self.primary, self.sources, self.causes, self.scores, self.features,
-            self.places,
+            self.slots, self.primary, self.sources, self.causes, self.scores, self.places,
         )  # fmt: skip
         return before - self.n
 
@@ -202,7 +206,6 @@ def _keep(
     sources: NDArray[np.uint32],
     causes: Slots,
     scores: Floats,
-    features: Floats,
     places: Slots,
 ) -> int:
     kept = 0
@@ -214,7 +217,6 @@ def _keep(
             slots[kept], primary[kept], sources[kept] = slots[i], primary[i], sources[i]
             causes[kept] = causes[i]
             scores[kept, :] = scores[i]
-            features[kept, :] = features[i]
             places[slots[kept]] = kept
         kept += 1
     return kept

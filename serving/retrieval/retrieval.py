@@ -37,7 +37,7 @@ N_CHARTED: Final = 400  # places of the charts for a viewer of whom nothing is k
 N_LIKED: Final = 3  # titles, the last ones, whose like is offered
 N_OF_SESSION: Final = 3  # titles of the session whose neighbours are offered
 FEWEST: Final = 10  # of a source under load
-ALL_SOURCES_UP_TO: Final = 1  # level of load: above, the optional ones are left out
+CALM, BUSY, CHARTS_ALONE = 0, 1, 3  # levels of load, the highest of each
 MOST_NEIGHBOURS_KEPT: Final = 8_192
 
 Slots = NDArray[np.int64]
@@ -57,20 +57,20 @@ class Retrieval:
             int, NDArray[np.int32]
         ] = {}  # of titles of sessions, strongest first
         self._neighbours_of: Learned | None = None
-        self._steps: tuple[tuple[Step, bool], ...] = (  # and whether it is optional
-            (self._similar, False),
-            (self._begun, False),
-            (self._list, False),
-            (self._session, False),
-            (self._covisitation, False),
-            (self._content, False),
-            (self._factors, False),
-            (self._region, False),
-            (self._genres, True),
-            (self._charts_for_all, False),
-            (self._arrivals, False),
-            (self._gems, True),
-            (self._different, True),
+        self._steps: tuple[tuple[Step, int], ...] = (  # and up to what load they are asked
+            (self._similar, CHARTS_ALONE),
+            (self._begun, CHARTS_ALONE),
+            (self._list, BUSY),
+            (self._session, BUSY),
+            (self._covisitation, BUSY),
+            (self._content, BUSY),
+            (self._factors, BUSY),
+            (self._region, CHARTS_ALONE),
+            (self._genres, CALM),
+            (self._charts_for_all, CHARTS_ALONE),
+            (self._arrivals, CHARTS_ALONE),
+            (self._gems, CALM),
+            (self._different, CALM),
         )
 
     def gather(self, request: Request, found: Candidates) -> None:
@@ -80,8 +80,8 @@ class Retrieval:
             return
         request.liked = liked(request)
         found.genres = favourite_genres(request.row["taste"]["affinity"][0], request.wanted_genres)
-        for step, is_optional in self._steps:
-            if is_optional and request.load_level > ALL_SOURCES_UP_TO:
+        for step, most_load in self._steps:
+            if request.load_level > most_load:
                 continue
             if time.perf_counter() > request.deadline_s:
                 request.degraded.append(DEADLINE)
@@ -116,7 +116,7 @@ class Retrieval:
         slot_of = self._knowledge.table.slot_of
         named = (slot_of(id_) for id_ in request.query.candidate_item_ids)
         slots = np.array([slot for slot in named if slot is not None], np.int64)
-        found.offer(slots, len(slots), Source.ASKED)
+        found.offer(slots, len(slots), Source.SEARCH)
         request.liked = liked(request)
         self._gather_scores(request)
 
@@ -237,7 +237,8 @@ class Retrieval:
         learned = self._knowledge.learned
         if learned is not None and request.factors is not None:
             quota = _fewer(self._quotas.for_you, request)
-            found.offer(learned.nearest(request.factors, quota), quota, Source.FOR_YOU)
+            nearest = learned.nearest(request.factors, quota, request.allowed)
+            found.offer(nearest, quota, Source.FOR_YOU)
 
     def _region(self, request: Request, found: Candidates) -> None:
         chart = self.regional(request)

@@ -1,4 +1,4 @@
-"""Search over vectors: lists, filters that never leave an answer short, titles newer than a bundle."""
+"""Search over vectors: lists, filters that never leave one short, titles newer than a bundle."""
 
 import os
 import threading
@@ -55,7 +55,7 @@ def index(request: pytest.FixtureRequest, factors: np.ndarray) -> FaissIndex:
 
 def least_recall(index: FaissIndex) -> float:
     """A graph misses more: of long vectors many are no neighbours of each other."""
-    return 0.84 if isinstance(index._index, faiss.IndexHNSW) else TARGET_RECALL - 0.03
+    return 0.84 if isinstance(index._index, faiss.IndexHNSW) else TARGET_RECALL - 0.035
 
 
 def exact(factors: np.ndarray, viewer: np.ndarray, n: int, rows: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def test_an_index_of_other_factors_is_refused(factors):
 # --- titles newer than the bundle ---
 
 
-def test_new_titles_stand_among_those_of_the_index_where_their_products_put_them(rng):
+def test_new_titles_stand_among_those_of_the_index_where_their_products_put_them():
     delta = DeltaIndex(4)
     vector = np.array([1, 0, 0, 0], np.float32)
     delta.add(70, np.array([5, 0, 0, 0], np.float32))
@@ -175,7 +175,7 @@ def test_titles_come_and_go_while_eight_threads_search(factors, viewers):
                 slots, scores = delta.merge(viewer, rows, products, BEST + 600)
                 check(slots, scores, before, viewer)
                 searched[number] += 1
-        except Exception as error:  # noqa: BLE001 (told in the test's own thread)
+        except Exception as error:  # told in the test's own thread
             failures.append(error)
 
     def check(slots: np.ndarray, scores: np.ndarray, before: int, viewer: np.ndarray) -> None:
