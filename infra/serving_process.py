@@ -22,26 +22,31 @@ from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
 from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
-from serving.catalogue import Catalogue, CatalogueTable
+from serving.catalogue import CatalogueTable
+from serving.filtering.filter import FilterConfig
+from serving.keeper import Keeper
+from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.repeats import Repeats
+from serving.rules.editor import RuleEditor
+from serving.rules.follower import RuleFollower
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
 from serving.slate_cache import SlateCache
-from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
+from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
 
 log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
-CHARTS_EVERY_MS = 2_000
+CHARTS_EVERY_S = 2.0
 
 
 def run_server(settings: Settings) -> None:
@@ -54,14 +59,20 @@ async def _serve(settings: Settings) -> None:
     kafka, prefix = settings.kafka.log_config(), settings.kafka.prefix
     serving = settings.serving
     clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
-    table = Catalogue(kafka, prefix + topics.CATALOG).read()
-    mirror = ItemMirror(table.ids)
+    catalogue = LiveCatalogue(kafka, prefix + topics.CATALOG, WallClock())
+    table = catalogue.read()
+    mirror = ItemMirror.over(table.ids, table.slots)
     follower = _follower(settings, mirror, clock)
     follower.start()
     models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
     recommender = _recommender(settings, table, mirror)
+    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
+    keeper.start()
+    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
+    rules = RuleFollower(kafka, prefix + topics.RULES, recommender.use_rules)
+    rules.start()
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
@@ -81,7 +92,6 @@ async def _serve(settings: Settings) -> None:
         cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
     )
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
-    eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
     tracker.start()
     recorder.start()
     ledger_writer.start()
@@ -101,7 +111,7 @@ async def _serve(settings: Settings) -> None:
             answers=Answers.of(serving),
             repeats=repeats,
         ),
-        AdminServicer(eraser),
+        _admin(settings, tracker, ledger_writer, rules),
     )
 
     async def warm() -> None:
@@ -115,13 +125,28 @@ async def _serve(settings: Settings) -> None:
     finally:
         READY.set(0)
         renewing.cancel()
+        catalogue.stop()
+        keeper.stop()
         follower.stop()
         models.stop()
+        rules.stop()
         await tracker.close()
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+
+
+def _admin(
+    settings: Settings, tracker: Tracker, writer: SteadyWriter, rules: RuleFollower
+) -> AdminServicer:
+    """What answers operators and editors."""
+    prefix, clock = settings.kafka.prefix, WallClock()
+    names = prefix + topics.RULES, prefix + topics.RULE_CHANGES
+    return AdminServicer(
+        Eraser(tracker, writer, prefix + topics.ERASURES, clock),
+        RuleEditor(writer, *names, lambda: rules.book, clock),
+    )
 
 
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
@@ -134,9 +159,9 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         table,
         mirror,
         _bundle(settings),
-        refresh_ms=CHARTS_EVERY_MS,
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
     )
 
 

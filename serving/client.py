@@ -8,8 +8,8 @@ with Client("127.0.0.1:50051") as headrace:
 
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from types import TracebackType
 from typing import Any, Final, Self
@@ -20,10 +20,12 @@ from headrace.v1.admin_pb2_grpc import AdminServiceStub
 from headrace.v1.ingest_pb2_grpc import IngestServiceStub
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
-from features.codec import interaction_message
+from features.codec import interaction_message, rule_message, rule_of
 from features.events import Interaction
 from features.position import Position
+from features.rules import Rule
 from features.vocabulary import Device, Page
+from serving.slate import NO_FILTERS, Filters
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
 RETRIES: Final = json.dumps(
@@ -83,18 +85,6 @@ class Recommended:
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
-    """What may be shown; a title must pass all of them, empty ones let everything pass."""
-
-    languages: Sequence[str] = ()
-    categories: Sequence[str] = ()
-    min_rating: float = 0.0  # 0..10, of the title's mean
-    max_age: int | None = None  # parental ceiling in years, 0..21
-    include_watched: bool = False
-    exclude_in_progress: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """What is asked of `recommend`; zeros and empty fields stand for the server's defaults."""
 
@@ -110,7 +100,7 @@ class Request:
     region: str = ""
     exclude_item_ids: Iterable[str] = ()
     genres: Iterable[str] = ()
-    filters: Filters | None = None
+    filters: Filters = NO_FILTERS
     item_id: str = ""  # page ITEM: the title that is looked at
     candidate_item_ids: Iterable[str] = ()  # page SEARCH: order these, nothing else
     serendipity: float | None = None  # 0..1: at least this share far from the viewer's taste
@@ -138,9 +128,8 @@ class Request:
             item_id=self.item_id,
             candidate_item_ids=self.candidate_item_ids,
             serendipity=self.serendipity,
+            filters=_filters(self.filters),
         )
-        if self.filters is not None:
-            request.filters.CopyFrom(recommender_pb2.Filters(**asdict(self.filters)))
         if self.after is not None:
             request.after.CopyFrom(_position_message(self.after))
         return request
@@ -290,6 +279,28 @@ class Client:
         response = self._call(self._admin.DeleteUser, request, timeout_s)
         return _position(response.position)
 
+    def put_rule(self, rule: Rule, *, timeout_s: float | None = None) -> tuple[Rule, Position]:
+        """Sets or changes a rule; as it is now, and where in the log.
+
+        One without an id gets it here, so that a repeated call sets one rule.
+        """
+        rule = rule if rule.rule_id else replace(rule, rule_id=uuid.uuid4().hex)
+        request = admin_pb2.PutRuleRequest(rule=rule_message(rule))
+        response = self._call(self._admin.PutRule, request, timeout_s)
+        return rule_of(response.rule), _position(response.position)
+
+    def delete_rule(
+        self, rule_id: str, reason: str = "", *, timeout_s: float | None = None
+    ) -> Position:
+        """Takes a rule away; where in the log."""
+        request = admin_pb2.DeleteRuleRequest(rule_id=rule_id, reason=reason)
+        return _position(self._call(self._admin.DeleteRule, request, timeout_s).position)
+
+    def list_rules(self, *, timeout_s: float | None = None) -> tuple[Rule, ...]:
+        """The rules that the server knows, in the order of their ids."""
+        response = self._call(self._admin.ListRules, admin_pb2.ListRulesRequest(), timeout_s)
+        return tuple(map(rule_of, response.rules))
+
     def recommend(
         self,
         user_id: str,
@@ -305,7 +316,7 @@ class Client:
         region: str = "",
         exclude_item_ids: Iterable[str] = (),
         genres: Iterable[str] = (),
-        filters: Filters | None = None,
+        filters: Filters = NO_FILTERS,
         item_id: str = "",
         candidate_item_ids: Iterable[str] = (),
         serendipity: float | None = None,
@@ -431,6 +442,19 @@ def _track_request(interaction: Interaction) -> ingest_pb2.TrackRequest:
     if not interaction.event_id:
         interaction = replace(interaction, event_id=uuid.uuid4().hex)
     return ingest_pb2.TrackRequest(interaction=interaction_message(interaction))
+
+
+def _filters(filters: Filters) -> recommender_pb2.Filters | None:
+    if filters == NO_FILTERS:
+        return None
+    return recommender_pb2.Filters(
+        languages=filters.languages,
+        categories=filters.categories,
+        min_rating=filters.min_rating,
+        max_age=filters.max_age,
+        include_watched=filters.include_watched,
+        exclude_in_progress=filters.exclude_in_progress,
+    )
 
 
 def _position(message: events_pb2.Position) -> Position:

@@ -16,6 +16,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from serving import metrics
+from serving.rules.editor import BadRuleError, TooManyRulesError
 from serving.slate import UnknownItemError
 from serving.track import BadInteractionError, LogUnavailableError, TooManyInFlightError
 
@@ -54,6 +55,8 @@ STATUSES: Final[dict[type[Exception], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BadInteractionError: grpc.StatusCode.INVALID_ARGUMENT,
     RepeatedRequestIdError: grpc.StatusCode.ALREADY_EXISTS,
+    BadRuleError: grpc.StatusCode.INVALID_ARGUMENT,
+    TooManyRulesError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     UnknownItemError: grpc.StatusCode.NOT_FOUND,
     TooManyInFlightError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     LogUnavailableError: grpc.StatusCode.UNAVAILABLE,

@@ -9,16 +9,24 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from features.id_map import IdMap
 from serving.catalogue import CatalogueTable
 from serving.learned import Learned
 from serving.overlay import Overlay
 from serving.retrieval.trending import HotLists, Trending
+from serving.rules.book import NO_RULES, RuleBook
 
 
 class Mirror(Protocol):
     """The matrix of titles' features; `serving.mirror.ItemMirror` is one."""
 
-    values: NDArray[np.float32]  # (n_items, item_row.N_COLUMNS), in the order of the table
+    values: NDArray[np.float32]  # (n_slots, item_row.N_COLUMNS), in the order of the table
+
+    def prepare(self, ids: NDArray[np.uint64], slots: IdMap) -> NDArray[np.float32]:
+        """Makes ready for a bigger table: the values that `switch` will show."""
+
+    def switch(self) -> None:
+        """Shows readers what was prepared."""
 
 
 @dataclass(slots=True)
@@ -30,6 +38,7 @@ class Knowledge:
     trending: Trending
     learned: Learned | None = None
     overlay: Overlay | None = None
+    rules: RuleBook = NO_RULES
 
     def hot(self, now_ms: int) -> HotLists:
         """The charts as of a moment."""

@@ -24,6 +24,7 @@ class Learned:
     has_factors: NDArray[np.bool_]  # (n_items,)
     fold_in: FoldIn
     covisitation: Covisitation
+    unseated: NDArray[np.uint64]  # ids of the bundle's titles without a slot, ascending
 
     @classmethod
     def of(cls, bundle: Bundle, table: CatalogueTable) -> "Learned":
@@ -42,7 +43,12 @@ class Learned:
             has_factors,
             FoldIn(models.factors, models.confidence, models.regularisation),
             Covisitation(models, slots, len(table)),
+            np.sort(models.ids[~known]),
         )
+
+    def misses(self, ids: NDArray[np.uint64]) -> bool:
+        """Whether the bundle knows one of these titles that had no slot when this was made."""
+        return bool(np.isin(ids, self.unseated).any())
 
     def viewer_factors(self, liked: Slots) -> Floats | None:
         """Factors of a viewer of these titles; None where none of them has any."""

@@ -58,6 +58,22 @@ MIRROR_ITEMS = Counter("headrace_serving_mirror_items", "Item rows taken over fr
 MIRROR_UNKNOWN = Counter("headrace_serving_mirror_unknown", "Updated items that are not known here")
 MIRROR_BROKEN = Counter("headrace_serving_mirror_broken", "Item updates that could not be read")
 MIRROR_RELOADS = Counter("headrace_serving_mirror_reloads", "Times the mirror began again")
+CHARTS_AGE = Gauge("headrace_serving_charts_age_seconds", "Since the charts were last made")
+CATALOGUE_TITLES = Gauge("headrace_serving_catalogue_titles", "Titles in the catalogue now")
+CATALOGUE_AGE = Gauge(
+    "headrace_serving_catalogue_age_seconds", "Since the catalogue last changed; -1: not yet"
+)
+CATALOGUE_CHANGES = Counter(
+    "headrace_serving_catalogue_changes", "Titles added, changed or removed while serving"
+)
+CATALOGUE_BROKEN = Counter(
+    "headrace_serving_catalogue_broken", "Catalogue records that were skipped: no titles"
+)
+CATALOGUE_DELAY = Histogram(
+    "headrace_serving_catalogue_delay_seconds",
+    "From a catalogue record's append to the log to its being in use",
+    buckets=[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 60],
+)
 MODEL_SEQUENCE = Gauge(
     "headrace_serving_model_sequence", "Of the learned state in use; 0: none yet"
 )
@@ -76,6 +92,8 @@ MODEL_DELAY = Histogram(
 MODEL_FOLLOWER = Gauge(
     "headrace_serving_model_follower_up", "1 while versions are followed and the log answers"
 )
+RULES = Gauge("headrace_serving_rules", "Rules of editors that this server goes by, or will")
+RULES_BROKEN = Counter("headrace_serving_rules_broken", "Records of rules that could not be used")
 TRACK_FAILURES = Counter("headrace_track_failures", "Events not acknowledged", ["reason"])
 TRACK_IN_FLIGHT = Gauge("headrace_track_in_flight", "Events on their way to the log")
 TRACK_LATENCY = Histogram(

@@ -1,6 +1,8 @@
 """What an answer says of each title: names, cause, reason, chances, and what it was scored by."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,25 @@ class Presentation:
         self._table = table
 
     def items(
-        self, plan: Plan, found: Candidates, scores: NDArray[np.float64], clicks: list[float]
+        self,
+        plan: Plan,
+        found: Candidates,
+        scores: NDArray[np.float64],
+        clicks: list[float],
+        rule_of: Mapping[int, str] = MappingProxyType({}),
     ) -> tuple[SlateItem, ...]:
-        """The items of a plan; `clicks` are probabilities by slot."""
+        """The items of a plan; `clicks` are probabilities by slot, `rule_of` by catalogue slot."""
         features = found.features[plan.places]
-        return tuple(
+        items = (
             self._chosen(plan, k, found, float(scores[place]), features[k], clicks[k])
             for k, place in enumerate(plan.places)
+        )
+        if not rule_of:
+            return tuple(items)
+        moved_by = [rule_of.get(slot, "") for slot in found.slots[plan.places].tolist()]
+        return tuple(
+            replace(item, rule_id=rule_id) if rule_id else item
+            for item, rule_id in zip(items, moved_by, strict=True)
         )
 
     def listed(self, slot: int, score: float, source: Source) -> SlateItem:

@@ -22,7 +22,7 @@ from features.registry import feature_version
 from features.vocabulary import Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
-from serving.filtering.filter import Filter
+from serving.filtering.filter import Filter, FilterConfig
 from serving.knowledge import Knowledge, Mirror
 from serving.learned import Learned
 from serving.overlay import Overlay
@@ -32,8 +32,10 @@ from serving.request import Request
 from serving.retrieval.base import Candidates, Quotas, Source
 from serving.retrieval.retrieval import Retrieval
 from serving.retrieval.trending import Trending
+from serving.rules.book import RuleBook
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
+from serving.shelf import Shelf
 from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
@@ -62,18 +64,28 @@ class Recommender:
         refresh_ms: int = REFRESH_MS,
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
+        filters: FilterConfig | None = None,
     ) -> None:
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
-        trending = Trending(len(table), refresh_ms)
+        trending = Trending(table, refresh_ms)
         self._knowledge = Knowledge(table, mirror, trending, learned, overlay)
-        self._candidates = Candidates(len(table), quotas.total + MIN_CANDIDATES)
-        self._retrieval = Retrieval(self._knowledge, quotas)
-        self._filter = Filter(self._knowledge, self._candidates.capacity)
-        self._scoring = Scoring(self._knowledge)
-        self._selection = Selection(self._knowledge, explorer)
-        self._presentation = Presentation(table)
+        self._quotas = quotas
+        self._explorer = explorer
+        self._filters = filters
         self._feature_version = feature_version()
+        self._make_stages()
+        self.shelf = Shelf(self._knowledge, self._make_stages)
+
+    def _make_stages(self) -> None:
+        """The stages, and their arrays by slot: anew for a bigger table."""
+        known, quotas = self._knowledge, self._quotas
+        self._candidates = Candidates(len(known.table), quotas.total + MIN_CANDIDATES)
+        self._retrieval = Retrieval(known, quotas)
+        self._filter = Filter(known, self._filters)
+        self._scoring = Scoring(known)
+        self._selection = Selection(known, self._explorer)
+        self._presentation = Presentation(known.table)
 
     def use(self, bundle: Bundle | None) -> None:
         """Answers from another bundle from the next request on."""
@@ -83,6 +95,19 @@ class Recommender:
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
         self._knowledge.overlay = overlay
+
+    def use_rules(self, book: RuleBook) -> None:
+        """Goes by other rules, from the next request on."""
+        self._knowledge.rules = book
+
+    def refresh_charts(self, now_ms: int) -> None:
+        """Makes the charts anew; for a thread that does so again and again.
+
+        From the first call on no request makes them.
+        """
+        trending = self._knowledge.trending  # before the values, which are swapped before it
+        trending.refresh(self._knowledge.mirror.values, now_ms)
+        trending.is_kept = True
 
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""
@@ -155,6 +180,7 @@ class Recommender:
 
     def _find(self, request: Request) -> None:
         """The stages up to the score, for a viewer of whom something is known."""
+        self._filter.admit_pins(request, self._candidates)
         self._retrieval.gather(request, self._candidates)
         self._sift(request)
 
@@ -171,6 +197,7 @@ class Recommender:
     ) -> Slate:
         """The slate."""
         found = self._candidates
+        self._filter.boost(request, found)
         plan = self._selection.choose(request, found, scores, base)
         return self._slate(request, plan, scores, degraded)
 
@@ -181,7 +208,7 @@ class Recommender:
         clicks = self._scoring.click_probabilities(found.features[plan.places])
         learned, overlay = known.learned, known.overlay
         return Slate(
-            self._presentation.items(plan, found, scores, clicks),
+            self._presentation.items(plan, found, scores, clicks, request.rule_of),
             "" if learned is None else learned.bundle.version,
             self._feature_version,
             found.n,
@@ -193,6 +220,7 @@ class Recommender:
             removed=request.removed,
             stage_ms=request.stage_ms,
             has_more=found.n > len(plan.places),
+            rules=request.rules,
         )
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:
@@ -203,6 +231,7 @@ class Recommender:
         has_bundle = self._knowledge.learned is not None
         degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
         found = self._candidates
+        self._filter.admit_pins(request, found)
         self._retrieval.gather_charts(request, found)
         self._sift(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)

@@ -27,6 +27,11 @@ class Request:
     history: Slots  # (N_TITLES,) catalogue slots of the viewer's titles, newest first, or -1
     hot: HotLists
     load_level: int = 0  # 0..3: how much is to be left out; see serving.guard
+    allowed: NDArray[np.bool_] | None = None  # (n_items,) set where less than half may be shown
+    pins: tuple[tuple[int, int], ...] = ()  # (slot of the slate, catalogue slot), by rules
+    boosts: Floats | None = None  # (n,) -1..1 by candidate, by rules; None: none is in force
+    rules: tuple[str, ...] = ()  # ids of those that took effect
+    rule_of: dict[int, str] = field(default_factory=dict)  # pin or boost by catalogue slot
     factors: Floats | None = None  # of the viewer; None where no title of theirs has any
     removed: dict[str, int] = field(default_factory=dict)  # candidates taken out, by filter
     stage_ms: dict[str, float] = field(default_factory=dict)

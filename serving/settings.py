@@ -53,6 +53,12 @@ class ServingSettings(BaseModel):
     )
     cache_max_slates: int = Field(20_000, ge=1, description="in the cache")
     cache_max_mib: int = Field(128, ge=1, le=65_536, description="that they take")
+    rewatch_after_days: float | None = Field(
+        None, ge=0, le=3_650, description="then what was watched may be shown again; empty: never"
+    )
+    shows_unknown_ages: bool = Field(
+        False, description="titles of unknown age under a parental ceiling"
+    )
     clock: Literal["wall", "stream"] = Field("wall", description="stream: the time of the events")
 
     @model_validator(mode="after")

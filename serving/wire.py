@@ -11,16 +11,20 @@ from typing import Final, TypeVar
 from headrace.v1 import admin_pb2, events_pb2, ingest_pb2, recommender_pb2
 
 from features.codec import interaction_of as _interaction_of
+from features.codec import rule_message
 from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
 from features.position import Position
+from features.rules import MAX_AGE, MAX_REASON_BYTES, Rule
 from features.vocabulary import Device, Page
 from serving.errors import InvalidRequestError
 from serving.raw_wire import item_bytes, length_of, slot_bytes
 from serving.slate import (
     DEFAULT_COUNT,
     MAX_COUNT,
+    NO_FILTERS,
     Decision,
     Explanation,
+    Filters,
     Query,
     Slate,
     SlateItem,
@@ -31,6 +35,8 @@ MAX_EXCLUDED: Final = 1_000
 MAX_GENRES: Final = 32
 MAX_CANDIDATE_IDS: Final = 500
 MAX_BATCH: Final = 64
+MAX_FILTER_VALUES: Final = 32  # languages, categories
+MAX_RATING: Final = 10.0
 MAX_WAIT_MS: Final = 1_000
 UNKNOWN_VIEWER_MS: Final = -1
 _ITEMS: Final = b"\x12"  # the tags of RecommendResponse.items and of Impression.slots
@@ -78,6 +84,7 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         serendipity=_share("serendipity", request.serendipity)
         if request.HasField("serendipity")
         else None,
+        filters=filters_of(request.filters) if request.HasField("filters") else NO_FILTERS,
     )
 
 
@@ -100,6 +107,22 @@ def continue_query_of(
         count=count_of(request.count),
         after=_after(request.after, topic) if request.HasField("after") else None,
         wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
+    )
+
+
+def filters_of(message: recommender_pb2.Filters) -> Filters:
+    """What may be shown. Raises InvalidRequestError."""
+    rating = message.min_rating
+    if not 0 <= rating <= MAX_RATING:  # NaN too
+        raise InvalidRequestError("filters.min_rating", "within 0..10", rating)
+    max_age = _within("filters.max_age", message.max_age, MAX_AGE)
+    return Filters(
+        _ids("filters.languages", message.languages, MAX_FILTER_VALUES),
+        _ids("filters.categories", message.categories, MAX_FILTER_VALUES),
+        rating,
+        max_age if message.HasField("max_age") else None,
+        message.include_watched,
+        message.exclude_in_progress,
     )
 
 
@@ -134,6 +157,29 @@ def viewer_of(request: admin_pb2.DeleteUserRequest) -> tuple[str, str]:
         _required_id("user_id", request.user_id),
         _bounded_id("profile_id", request.profile_id),
     )
+
+
+def rule_removal_of(request: admin_pb2.DeleteRuleRequest) -> tuple[str, str]:
+    """Which rule is to go, and why. Raises InvalidRequestError."""
+    return (
+        _required_id("rule_id", request.rule_id),
+        _bounded_id("reason", request.reason, MAX_REASON_BYTES),
+    )
+
+
+def put_rule_response(rule: Rule, position: Position) -> admin_pb2.PutRuleResponse:
+    """The acknowledgement of a rule, as it is now."""
+    return admin_pb2.PutRuleResponse(rule=rule_message(rule), position=_position(position))
+
+
+def delete_rule_response(position: Position) -> admin_pb2.DeleteRuleResponse:
+    """The acknowledgement that a rule is gone."""
+    return admin_pb2.DeleteRuleResponse(position=_position(position))
+
+
+def list_rules_response(rules: Iterable[Rule]) -> admin_pb2.ListRulesResponse:
+    """The answer with all rules."""
+    return admin_pb2.ListRulesResponse(rules=map(rule_message, rules))
 
 
 def delete_user_response(position: Position) -> admin_pb2.DeleteUserResponse:

@@ -30,6 +30,8 @@ class Source(IntEnum):
     WEEK = 3
     NEW = 4
     POPULAR = 5
+    SEARCH = 14  # candidates that the request names
+    EDITORIAL = 15  # pinned by a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ WORDS: Final = {
     Source.WEEK: SourceWords("week", "popular this week"),
     Source.NEW: SourceWords("new", "new"),
     Source.POPULAR: SourceWords("popular", "popular"),
+    Source.SEARCH: SourceWords("search", "found by your search"),
+    Source.EDITORIAL: SourceWords("editorial", "picked by our editors"),
 }
 
 

@@ -17,6 +17,8 @@ from infra.topics import (
     MODELS,
     OUTCOMES,
     REDRIVES,
+    RULE_CHANGES,
+    RULES,
     Topic,
     TopicError,
     check_partitions,
@@ -86,6 +88,8 @@ def test_topics_are_created_once_however_often_it_is_asked(
         DEAD_LETTERS: 1,
         ERASURES: 1,
         REDRIVES: 1,
+        RULES: 1,
+        RULE_CHANGES: 1,
     }
 
 
@@ -191,7 +195,7 @@ def test_records_that_name_a_user_stay_under_a_month() -> None:
 
 def test_topics_of_the_newest_word_keep_the_newest_record_of_every_key() -> None:
     compacted = {topic.name for topic in topics() if topic.cleanup == "compact"}
-    assert compacted == {CATALOG, MODELS, ERASURES, REDRIVES}
+    assert compacted == {CATALOG, MODELS, ERASURES, REDRIVES, RULES}
 
 
 def test_topic_that_is_not_there_counts_as_none() -> None:
