@@ -32,6 +32,7 @@ from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.repeats import Repeats
+from serving.rules.book import RuleBook
 from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
 from serving.selection.explorer import Beliefs, Explorer
@@ -71,23 +72,17 @@ async def _serve(settings: Settings) -> None:
     keeper.start()
     catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
-    rules = RuleFollower(kafka, prefix + topics.RULES, recommender.use_rules)
+    cache = _cache(settings)
+    rules = _rules(settings, recommender, cache)
     rules.start()
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)
-    tracker = Tracker(
-        track_writer(kafka, serving.track_timeout_ms),
-        interactions,
-        clock,
-        max_in_flight=serving.track_max_in_flight,
-        timeout_s=serving.track_timeout_ms / 1_000,
-    )
+    tracker = _tracker(settings, clock)
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
-    cache = _cache(settings)
     repeats = Repeats(
         cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
     )
@@ -135,6 +130,28 @@ async def _serve(settings: Settings) -> None:
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+
+
+def _tracker(settings: Settings, clock: Clock) -> Tracker:
+    """What writes events to the log."""
+    serving = settings.serving
+    return Tracker(
+        track_writer(settings.kafka.log_config(), serving.track_timeout_ms),
+        settings.kafka.prefix + topics.INTERACTIONS,
+        clock,
+        max_in_flight=serving.track_max_in_flight,
+        timeout_s=serving.track_timeout_ms / 1_000,
+    )
+
+
+def _rules(settings: Settings, recommender: Recommender, cache: SlateCache) -> RuleFollower:
+    """What follows the rules of editors; a slate from before a change is not given again."""
+
+    def use(book: RuleBook) -> None:
+        recommender.use_rules(book)
+        cache.invalidate()
+
+    return RuleFollower(settings.kafka.log_config(), settings.kafka.prefix + topics.RULES, use)
 
 
 def _admin(
