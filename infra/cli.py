@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from infra.cli_console import JsonFlag, console, errors, instant_ms
+from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
@@ -44,6 +45,7 @@ evaluate_app = typer.Typer(help="How good the recommendations are.", no_args_is_
 user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
 topics_app.add_typer(topics_ops_app)
@@ -77,6 +79,7 @@ KNOWN_TROUBLES = {
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),
     "serving.client": ("RequestError",),
+    "serving.guard.keys": ("KeyFileError",),
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),
@@ -210,13 +213,29 @@ def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
 
 
 @app.command()
-def serve() -> None:
-    """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany."""
-    from infra.serving_process import run_server
+def serve(
+    process: Annotated[
+        int | None, typer.Option(min=0, help="which of several servers on one port this one is")
+    ] = None,
+) -> None:
+    """Runs the gRPC server: Recommend, SimilarItems, Trending, Track and TrackMany.
+
+    With HEADRACE_SERVING__PROCESSES over 1, as many of them, which share the port.
+    """
     from infra.telemetry import configure_logging, serve_metrics
 
-    configure_logging("serve")
     settings = Settings()
+    configure_logging("serve" if process is None else f"serve-{process}")
+    if settings.serving.processes > 1 and process is None:
+        from infra.servers import run_servers
+
+        stop = Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        signal.signal(signal.SIGINT, lambda *_: stop.set())
+        run_servers(settings, settings.serving.processes, stop)
+        return
+    from infra.serving_process import run_server
+
     serve_metrics(settings.metrics.host, settings.metrics.serve_port)
     run_server(settings)
 
@@ -457,20 +476,26 @@ def evaluate_replay(
     dataset: Dataset,
     share: Annotated[float, typer.Option(help="of the events, the last ones", min=0.01)] = 0.2,
     limit: Annotated[int | None, typer.Option(help="slates at most, for a quick look")] = None,
+    others: Annotated[
+        bool, typer.Option(help="also baselines refitted daily, and the engine with frozen state")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="picture of NDCG@20 by day, a PNG")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replays the end of a dataset test-then-train through the engine, beside popularity."""
+    """Replays the end of a dataset test-then-train through the engine, beside baselines."""
+    from infra.evaluate import draw_over_time, slates_table_of, table_of
     from infra.evaluate import evaluate_replay as evaluate
-    from infra.evaluate import table_of
     from infra.producers import dataset as open_source
 
     source = open_source(Settings(), dataset)
     with _progress() as progress:
-        found = evaluate(source, share=share, limit=limit, progress=progress)
+        found = evaluate(source, share=share, limit=limit, progress=progress, with_others=others)
+    if plot is not None:
+        draw_over_time(found, plot)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))  # noqa: T201 (the answer itself)
     else:
-        console.print(table_of(found))
+        console.print(table_of(found), slates_table_of(found))
 
 
 @app.command()

@@ -35,10 +35,11 @@ from serving.repeats import Repeats
 from serving.rules.book import RuleBook
 from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
-from serving.slate import Query, Viewer
+from serving.slate import NO_FILTERS, Filters, Query, Viewer
 from serving.slate_cache import SlateCache
 from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
@@ -72,20 +73,33 @@ async def _serve(settings: Settings) -> None:
     keeper.start()
     catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
-    cache = _cache(settings)
-    rules = _rules(settings, recommender, cache)
-    rules.start()
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)
-    tracker = _tracker(settings, clock)
+    tracker = Tracker(
+        track_writer(kafka, serving.track_timeout_ms),
+        interactions,
+        clock,
+        max_in_flight=serving.track_max_in_flight,
+        timeout_s=serving.track_timeout_ms / 1_000,
+    )
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
+    cache = _cache(settings)
     repeats = Repeats(
-        cache, viewers, recorder.record, mirror.age_ms, clock, WallClock(), interactions
+        cache,
+        viewers,
+        recorder.record,
+        mirror.age_ms,
+        clock,
+        WallClock(),
+        interactions,
+        edge_after_ms=recommender.edge_after_ms,
+        has_rules_for=recommender.has_rules_for,
     )
+    rules = _rules(settings, recommender, cache)
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
     tracker.start()
     recorder.start()
@@ -132,26 +146,17 @@ async def _serve(settings: Settings) -> None:
         await reader.close()
 
 
-def _tracker(settings: Settings, clock: Clock) -> Tracker:
-    """What writes events to the log."""
-    serving = settings.serving
-    return Tracker(
-        track_writer(settings.kafka.log_config(), serving.track_timeout_ms),
-        settings.kafka.prefix + topics.INTERACTIONS,
-        clock,
-        max_in_flight=serving.track_max_in_flight,
-        timeout_s=serving.track_timeout_ms / 1_000,
-    )
-
-
 def _rules(settings: Settings, recommender: Recommender, cache: SlateCache) -> RuleFollower:
-    """What follows the rules of editors; a slate from before a change is not given again."""
+    """What keeps the rules current; it has read them all."""
 
     def use(book: RuleBook) -> None:
         recommender.use_rules(book)
         cache.invalidate()
 
-    return RuleFollower(settings.kafka.log_config(), settings.kafka.prefix + topics.RULES, use)
+    topic = settings.kafka.prefix + topics.RULES
+    follower = RuleFollower(settings.kafka.log_config(), topic, use)
+    follower.start()
+    return follower
 
 
 def _admin(
@@ -169,9 +174,10 @@ def _admin(
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
-    explorer = Explorer(serving.exploration_share, np.random.default_rng())
+    explorer = Explorer(
+        serving.exploration_share, np.random.default_rng(), serving.exploration_share_new
+    )
     beliefs = Beliefs.none_yet(serving.policy)
-    explorer.warm_up(beliefs)
     return Recommender(
         table,
         mirror,
@@ -179,13 +185,20 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         explorer=explorer,
         overlay=Overlay(0, beliefs),
         filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
+        selection=SelectionConfig(
+            serving.diversity,
+            serving.genre_cap,
+            serving.popularity_damping,
+            serving.coverage_boost,
+        ),
     )
 
 
 def _warm_up(recommender: Recommender, clock: Clock) -> None:
     """Has everything compiled and in memory before the first caller."""
-    for _ in range(WARM_UP_CALLS):
-        recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
+    for filters in (Filters(min_rating=10.0), *[NO_FILTERS] * WARM_UP_CALLS):
+        query = Query("warm-up", filters=filters)
+        recommender.recommend(query, Viewer(USERS.empty), clock.now_ms())
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
 

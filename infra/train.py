@@ -125,6 +125,16 @@ class LocalFeatures:
         """When an event happened."""
         return int(self.columns.at_ms[event])
 
+    def history(self, event: int) -> NDArray[np.int64]:
+        """`(N_TITLES,)` slots of the titles that the viewer of an event touched last, or -1."""
+        titles = self._users[int(self.columns.user[event])]["viewing"]["titles"]
+        return self.table.slots_of(np.ascontiguousarray(titles["item"]))
+
+    def counts(self, stop: int) -> NDArray[np.int64]:
+        """`(n_titles,)` events of each title of the catalogue before number `stop`."""
+        slots = self._slots[:stop]
+        return np.bincount(slots[slots >= 0], minlength=len(self.table))
+
     def _reflect(self, slots: NDArray[np.int64], now_ms: int) -> None:
         """Brings the mirror up to date for titles, and for all now and then."""
         if now_ms - self._swept_ms >= SWEEP_MS:

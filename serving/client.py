@@ -9,7 +9,7 @@ with Client("127.0.0.1:50051") as headrace:
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count as count_from
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,7 +25,7 @@ from features.events import Interaction
 from features.position import Position
 from features.rules import Rule
 from features.vocabulary import Device, Page
-from serving.slate import NO_FILTERS, Filters
+from serving.slate import Filters
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
 RETRIES: Final = json.dumps(
@@ -54,10 +54,11 @@ RETRIES: Final = json.dumps(
 class RequestError(Exception):
     """A call that failed: `code` is the name of a gRPC status, `INVALID_ARGUMENT` for example."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+        self.retry_after_ms = retry_after_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Request:
     region: str = ""
     exclude_item_ids: Iterable[str] = ()
     genres: Iterable[str] = ()
-    filters: Filters = NO_FILTERS
+    filters: Filters | None = None
     item_id: str = ""  # page ITEM: the title that is looked at
     candidate_item_ids: Iterable[str] = ()  # page SEARCH: order these, nothing else
     serendipity: float | None = None  # 0..1: at least this share far from the viewer's taste
@@ -128,8 +129,9 @@ class Request:
             item_id=self.item_id,
             candidate_item_ids=self.candidate_item_ids,
             serendipity=self.serendipity,
-            filters=_filters(self.filters),
         )
+        if self.filters is not None:
+            request.filters.CopyFrom(recommender_pb2.Filters(**asdict(self.filters)))
         if self.after is not None:
             request.after.CopyFrom(_position_message(self.after))
         return request
@@ -203,6 +205,9 @@ class TrackedMany:
 class Client:
     """Calls a Headrace server; thread-safe; one per process is enough.
 
+    `credentials` are for TLS, `api_key` is for servers that ask for one. A key without TLS can be
+    read on the way. RequestError has `retry_after_ms` where the server was too busy.
+
     Every call raises RequestError. One that takes longer than `timeout_s` fails with
     DEADLINE_EXCEEDED; one that meets a server on its way out is repeated at most twice.
     """
@@ -213,6 +218,7 @@ class Client:
         *,
         timeout_s: float = 1.0,
         credentials: grpc.ChannelCredentials | None = None,
+        api_key: str | None = None,
     ) -> None:
         options = [("grpc.service_config", RETRIES), ("grpc.enable_retries", 1)]
         self._channel = (
@@ -221,6 +227,7 @@ class Client:
             else grpc.secure_channel(target, credentials, options)
         )
         self._timeout_s = timeout_s
+        self._metadata = () if api_key is None else (("authorization", f"Bearer {api_key}"),)
         self._ingest: Any = IngestServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._admin: Any = AdminServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._recommendations: Any = RecommendationServiceStub(  # type: ignore[no-untyped-call]
@@ -316,7 +323,7 @@ class Client:
         region: str = "",
         exclude_item_ids: Iterable[str] = (),
         genres: Iterable[str] = (),
-        filters: Filters = NO_FILTERS,
+        filters: Filters | None = None,
         item_id: str = "",
         candidate_item_ids: Iterable[str] = (),
         serendipity: float | None = None,
@@ -432,29 +439,20 @@ class Client:
 
     def _call(self, method: Any, request: Any, timeout_s: float | None) -> Any:
         try:
-            return method(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
+            limit_s = self._timeout_s if timeout_s is None else timeout_s
+            return method(request, timeout=limit_s, metadata=self._metadata)
         except grpc.RpcError as error:
             call: Any = error
-            raise RequestError(call.code().name, call.details() or "") from error
+            hint = dict(call.trailing_metadata() or ()).get("grpc-retry-pushback-ms")
+            raise RequestError(
+                call.code().name, call.details() or "", None if hint is None else int(hint)
+            ) from error
 
 
 def _track_request(interaction: Interaction) -> ingest_pb2.TrackRequest:
     if not interaction.event_id:
         interaction = replace(interaction, event_id=uuid.uuid4().hex)
     return ingest_pb2.TrackRequest(interaction=interaction_message(interaction))
-
-
-def _filters(filters: Filters) -> recommender_pb2.Filters | None:
-    if filters == NO_FILTERS:
-        return None
-    return recommender_pb2.Filters(
-        languages=filters.languages,
-        categories=filters.categories,
-        min_rating=filters.min_rating,
-        max_age=filters.max_age,
-        include_watched=filters.include_watched,
-        exclude_in_progress=filters.exclude_in_progress,
-    )
 
 
 def _position(message: events_pb2.Position) -> Position:

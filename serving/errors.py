@@ -16,6 +16,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from serving import metrics
+from serving.guard.refusals import (
+    BusyError,
+    OverloadedError,
+    QuotaExceededError,
+    ScopeMissingError,
+    TooManyCallsError,
+    UnauthenticatedError,
+)
 from serving.rules.editor import BadRuleError, TooManyRulesError
 from serving.slate import UnknownItemError
 from serving.track import BadInteractionError, LogUnavailableError, TooManyInFlightError
@@ -54,14 +62,19 @@ class SilentStreamError(Exception):
 STATUSES: Final[dict[type[Exception], grpc.StatusCode]] = {
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
     BadInteractionError: grpc.StatusCode.INVALID_ARGUMENT,
-    RepeatedRequestIdError: grpc.StatusCode.ALREADY_EXISTS,
     BadRuleError: grpc.StatusCode.INVALID_ARGUMENT,
     TooManyRulesError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RepeatedRequestIdError: grpc.StatusCode.ALREADY_EXISTS,
     UnknownItemError: grpc.StatusCode.NOT_FOUND,
     TooManyInFlightError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     LogUnavailableError: grpc.StatusCode.UNAVAILABLE,
     DeadlineSpentError: grpc.StatusCode.DEADLINE_EXCEEDED,
     SilentStreamError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    ScopeMissingError: grpc.StatusCode.PERMISSION_DENIED,
+    QuotaExceededError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooManyCallsError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 
@@ -73,6 +86,13 @@ def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
     error_id = uuid.uuid4().hex[:12]
     log.error("call_failed", method=method, error_id=error_id, exc_info=error)
     return grpc.StatusCode.INTERNAL, f"internal error {error_id}; the server's log says more"
+
+
+def retry_metadata(error: Exception) -> tuple[tuple[str, str], ...]:
+    """When a client's own retries should come, in gRPC's words (gRFC A6: pushback)."""
+    if isinstance(error, BusyError):
+        return (("grpc-retry-pushback-ms", str(error.retry_after_ms)),)
+    return ()
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -198,7 +218,7 @@ class _Outcomes:
         elif isinstance(error, Exception):
             code, message = status_of(error, self._method)
             self._count(code, started_s)
-            await context.abort(code, message)
+            await context.abort(code, message, retry_metadata(error))
 
     def _count(self, code: grpc.StatusCode, started_s: float) -> None:
         metrics.REQUESTS.labels(self._method, code.name).inc()

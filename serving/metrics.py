@@ -105,3 +105,41 @@ IMPRESSIONS = Counter("headrace_impressions_recorded", "Decisions that the log h
 IMPRESSIONS_DROPPED = Counter(
     "headrace_impressions_dropped", "Decisions that the log did not get", ["reason"]
 )
+REFUSED = Counter(
+    "headrace_serving_refused",
+    "Calls refused before they were looked at: "
+    "unauthenticated, scope, quota, concurrency or overload",
+    ["reason"],
+)
+SHED = Counter(
+    "headrace_serving_shed",
+    "Calls met with less than the whole: 1 fewer candidates, 2 charts, 3 refused",
+    ["method", "level"],
+)
+LOAD_LEVEL = Gauge(
+    "headrace_serving_load_level", "0 all is well, 1 fewer candidates, 2 charts alone, 3 refusals"
+)
+QUEUE_DELAY = Histogram(
+    "headrace_serving_queue_delay_seconds",
+    "From a call sent to its being begun, measured by calls of the server to itself",
+    buckets=[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5],
+)
+RELOADS = Counter(
+    "headrace_serving_bundle_reloads", "Bundles taken into use or refused", ["outcome"]
+)
+RELOAD_SECONDS = Histogram(
+    "headrace_serving_bundle_reload_seconds",
+    "From a changed pointer seen to the bundle in use",
+    buckets=[0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120],
+)
+SLATE_SLOTS = Counter("headrace_slate_slots", "Served slots by the arm that had them", ["arm"])
+SLATE_DIVERSITY = Histogram(
+    "headrace_slate_diversity",
+    "Mean of 1 - cosine of content vectors over the pairs of a slate",
+    buckets=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+)
+SLATE_GENRE_ENTROPY = Histogram(
+    "headrace_slate_genre_entropy_bits",
+    "Entropy of the genres of a slate",
+    buckets=[0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4],
+)

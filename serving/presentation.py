@@ -11,6 +11,7 @@ from features.vocabulary import ARM_NAMES, Arm
 from serving.catalogue import CatalogueTable
 from serving.retrieval.base import NO_CAUSE, WORDS, Candidates, Source
 from serving.selection.explorer import Plan
+from serving.selection.slots import PINNED, SLOT_NAMES
 from serving.slate import SlateItem
 
 RANKER_NAME = ARM_NAMES[Arm.RANKER]
@@ -75,14 +76,14 @@ class Presentation:
             cause_id, cause_title = table.item_ids[cause], table.titles[cause]
         words, arm = WORDS[source], plan.arms[k]
         mean, weight = (0.0, 0.0)
-        if plan.belief is not None:
+        if plan.belief is not None and arm != PINNED:
             mean, weight = float(plan.belief.means[arm]), float(plan.belief.weights[arm])
         return SlateItem(
             table.item_ids[slot],
             table.titles[slot],
             score,
             words.name,
-            ARM_NAMES[arm],
+            SLOT_NAMES[arm],
             plan.propensities[k],
             cause_id,
             cause_title,

@@ -35,6 +35,7 @@ from serving.retrieval.base import Candidates, Quotas, Source
 from serving.retrieval.retrieval import Retrieval
 from serving.retrieval.trending import Trending
 from serving.rules.book import RuleBook
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
 from serving.shelf import Shelf
@@ -75,6 +76,7 @@ class Recommender:
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
         filters: FilterConfig | None = None,
+        selection: SelectionConfig | None = None,
     ) -> None:
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
@@ -83,6 +85,7 @@ class Recommender:
         self._quotas = quotas
         self._explorer = explorer
         self._filters = filters
+        self._selection_config = selection
         self._feature_version = feature_version()
         self._make_stages()
         self.shelf = Shelf(self._knowledge, self._make_stages)
@@ -94,7 +97,7 @@ class Recommender:
         self._retrieval = Retrieval(known, quotas)
         self._filter = Filter(known, self._filters)
         self._scoring = Scoring(known)
-        self._selection = Selection(known, self._explorer)
+        self._selection = Selection(known, self._explorer, self._selection_config)
         self._presentation = Presentation(known.table)
         self._explainer = Explainer(
             known,
@@ -117,6 +120,14 @@ class Recommender:
     def use_rules(self, book: RuleBook) -> None:
         """Goes by other rules, from the next request on."""
         self._knowledge.rules = book
+
+    def edge_after_ms(self, at_ms: int) -> int:
+        """The next moment at which what may be shown changes by itself, as far as is known."""
+        return self._filter.edge_after_ms(at_ms)
+
+    def has_rules_for(self, user_id: str) -> bool:
+        """Whether some rule is for this account alone: then its slates are nobody else's."""
+        return self._knowledge.rules.speaks_of(user_id)
 
     def refresh_charts(self, now_ms: int) -> None:
         """Makes the charts anew; for a thread that does so again and again.
@@ -260,8 +271,8 @@ class Recommender:
             0 if overlay is None else overlay.sequence,
             removed=request.removed,
             stage_ms=request.stage_ms,
-            has_more=found.n > len(plan.places),
             rules=request.rules,
+            has_more=found.n > len(plan.places),
         )
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:

@@ -22,6 +22,7 @@ from features.position import Position
 from features.row_reader import RowPosition
 from serving import metrics, wire
 from serving.pages import shown_of
+from serving.rules.book import NEVER_MS
 from serving.slate import Decision, Query, Recommends, Slate, Viewer
 from serving.slate_cache import Ids, KeptSlate, Key, SlateCache, of_nobody
 from serving.viewers import ViewerReader
@@ -53,7 +54,14 @@ class Repeats:
         clock: Clock,
         wall: Clock,
         topic: str,
+        *,
+        edge_after_ms: Callable[[int], int] = lambda _: NEVER_MS,
+        has_rules_for: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        """`edge_after_ms`: when what may be shown changes next; `has_rules_for` an account."""
+        self._edge_after_ms = edge_after_ms
+        self._has_rules_for = has_rules_for
+        self._looked_ms = 0
         self._cache = cache
         self._viewers = viewers
         self._record = record
@@ -67,6 +75,7 @@ class Repeats:
 
         One that must include an event is given only if it does.
         """
+        self._mind_the_time()
         key = self._cache.key_of(query)
         kept = None if key is None else self._cache.get(key)
         if key is None or kept is None:
@@ -88,7 +97,9 @@ class Repeats:
         return Again(given, kept.shown)
 
     def of_nobody(self, query: Query, viewer: Viewer) -> Again | None:
-        """The slate that whoever is unknown gets to this."""
+        """The slate that whoever is unknown gets to this; but not those of whom a rule speaks."""
+        if self._has_rules_for(query.user_id):
+            return None
         key = self._cache.key_of(query, is_anonymous=True)
         kept = None if key is None else self._cache.get(key)
         if kept is None:
@@ -105,9 +116,20 @@ class Repeats:
         To be asked before it is made: what is invalidated meanwhile is not kept.
         """
         is_unplaced = viewer.row is not None and viewer.row["partition"][0] < 0
+        is_of_nobody = viewer.row is None
         if viewer.degraded or is_unplaced:
             return None
-        return self._cache.key_of(query, is_anonymous=viewer.row is None)
+        if is_of_nobody and self._has_rules_for(query.user_id):
+            return None
+        return self._cache.key_of(query, is_anonymous=is_of_nobody)
+
+    def _mind_the_time(self) -> None:
+        """Lets go of all slates at the moment at which a rule or a title begins or ends."""
+        now_ms = self._clock.now_ms()
+        since_ms, until_ms = sorted((self._looked_ms, now_ms))
+        self._looked_ms = now_ms
+        if since_ms < self._edge_after_ms(since_ms) <= until_ms:
+            self._cache.invalidate()
 
     def keep(
         self, key: Key, decision: Decision, viewer: Viewer, answer: bytes, shown: Ids

@@ -29,7 +29,7 @@ class Request:
     load_level: int = 0  # 0..3: how much is to be left out; see serving.guard
     allowed: NDArray[np.bool_] | None = None  # (n_items,) set where less than half may be shown
     pins: tuple[tuple[int, int], ...] = ()  # (slot of the slate, catalogue slot), by rules
-    boosts: Floats | None = None  # (n,) -1..1 by candidate, by rules; None: none is in force
+    boosts: Floats | None = None  # (n,) by candidate, in deviations of the score; None: no rule
     rules: tuple[str, ...] = ()  # ids of those that took effect
     rule_of: dict[int, str] = field(default_factory=dict)  # pin or boost by catalogue slot
     factors: Floats | None = None  # of the viewer; None where no title of theirs has any

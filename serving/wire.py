@@ -33,10 +33,10 @@ from serving.slate import (
 
 MAX_EXCLUDED: Final = 1_000
 MAX_GENRES: Final = 32
-MAX_CANDIDATE_IDS: Final = 500
-MAX_BATCH: Final = 64
 MAX_FILTER_VALUES: Final = 32  # languages, categories
 MAX_RATING: Final = 10.0
+MAX_CANDIDATE_IDS: Final = 500
+MAX_BATCH: Final = 64
 MAX_WAIT_MS: Final = 1_000
 UNKNOWN_VIEWER_MS: Final = -1
 _ITEMS: Final = b"\x12"  # the tags of RecommendResponse.items and of Impression.slots
@@ -74,6 +74,7 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         after=_after(request.after, topic) if request.HasField("after") else None,
         wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
         debug=request.debug,
+        filters=filters_of(request.filters) if request.HasField("filters") else NO_FILTERS,
         item_id=_only_on(Page.ITEM, "item_id", _bounded_id("item_id", request.item_id), context),
         candidate_item_ids=_only_on(
             Page.SEARCH,
@@ -84,7 +85,22 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         serendipity=_share("serendipity", request.serendipity)
         if request.HasField("serendipity")
         else None,
-        filters=filters_of(request.filters) if request.HasField("filters") else NO_FILTERS,
+    )
+
+
+def filters_of(message: recommender_pb2.Filters) -> Filters:
+    """What may be shown. Raises InvalidRequestError."""
+    rating = message.min_rating
+    if not 0 <= rating <= MAX_RATING:  # NaN too
+        raise InvalidRequestError("filters.min_rating", "within 0..10", rating)
+    max_age = _within("filters.max_age", message.max_age, MAX_AGE)
+    return Filters(
+        _ids("filters.languages", message.languages, MAX_FILTER_VALUES),
+        _ids("filters.categories", message.categories, MAX_FILTER_VALUES),
+        rating,
+        max_age if message.HasField("max_age") else None,
+        message.include_watched,
+        message.exclude_in_progress,
     )
 
 
@@ -107,22 +123,6 @@ def continue_query_of(
         count=count_of(request.count),
         after=_after(request.after, topic) if request.HasField("after") else None,
         wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
-    )
-
-
-def filters_of(message: recommender_pb2.Filters) -> Filters:
-    """What may be shown. Raises InvalidRequestError."""
-    rating = message.min_rating
-    if not 0 <= rating <= MAX_RATING:  # NaN too
-        raise InvalidRequestError("filters.min_rating", "within 0..10", rating)
-    max_age = _within("filters.max_age", message.max_age, MAX_AGE)
-    return Filters(
-        _ids("filters.languages", message.languages, MAX_FILTER_VALUES),
-        _ids("filters.categories", message.categories, MAX_FILTER_VALUES),
-        rating,
-        max_age if message.HasField("max_age") else None,
-        message.include_watched,
-        message.exclude_in_progress,
     )
 
 
@@ -271,9 +271,9 @@ def answer_body(slate: Slate, *, debug: bool = False) -> bytes:
             decision_context=slate.decision_context,
             policy=slate.policy,
             model_sequence=slate.model_sequence,
-            rules=slate.rules,
             removed=slate.removed if debug else {},
             stage_ms=slate.stage_ms if debug else {},
+            rules=slate.rules,
         ).SerializeToString()
     ]
     for item in slate.items:

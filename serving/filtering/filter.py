@@ -15,7 +15,8 @@ from serving.filtering.masks import NO_CEILING, Mask, MaskKey, Masks
 from serving.knowledge import Knowledge
 from serving.request import Request
 from serving.retrieval.base import Candidates, Floats, Slots, Source
-from serving.rules.rulings import NO_RULE, NOTHING_IN_FORCE, InForce, Rulings
+from serving.rules.book import NEVER_MS
+from serving.rules.rulings import NO_EFFECTS, NO_RULE, NOTHING_IN_FORCE, InForce, Rulings
 
 NEVER_AGAIN_MS: Final = 2**62
 
@@ -46,14 +47,17 @@ class Filter:
         )
         self._own: Bits = np.zeros(len(knowledge.table), np.uint16)
         self._touched: list[NDArray[np.int64]] = []
+        NO_EFFECTS.on(np.zeros(0, np.int32), knowledge.table.genres)  # compiled before any rule is
         self._static: Bits = self._own
         self._in_force = NOTHING_IN_FORCE
+        self._mask_until_ms = NEVER_MS
 
     def begin(self, request: Request) -> None:
         """Finds the rules in force and the mask, and marks what this viewer is not to be shown."""
         in_force = self._in_force = self._rules_for(request)
         mask = self._mask_for(request, in_force)
         self._static, request.allowed = mask.bits, mask.passing
+        self._mask_until_ms = mask.until_ms
         if request.query.candidate_item_ids:
             self._ask_for_some(request, mask)
         self._mark_own(request)
@@ -88,13 +92,12 @@ class Filter:
         """Leaves what may be shown, and counts what may not by its first reason. O(candidates)."""
         n, counts = found.n, np.zeros(len(reasons.REASONS), np.int64)
         bits, allowed = self._sift(request, found.slots[:n], counts)
-        if not counts.any():
-            return
-        for k, name in enumerate(reasons.REASONS):
-            if counts[k]:
-                request.removed[name] = request.removed.get(name, 0) + int(counts[k])
-        self._note_rules(request, found.slots[:n], bits, counts)
-        found.keep(allowed)
+        counted = dict(zip(reasons.REASONS, counts.tolist(), strict=True))
+        removed = {name: count for name, count in counted.items() if count}
+        if removed:
+            request.removed = removed
+            self._note_rules(request, found.slots[:n], bits)
+            found.keep(allowed)
 
     def refill(self, request: Request, found: Candidates, wanted: int) -> None:
         """Fills up to `wanted` candidates from the whole catalogue, by popularity.
@@ -119,8 +122,7 @@ class Filter:
         request.boosts, rules = effects.on(slots, self._knowledge.table.genres)
         moved = np.flatnonzero(rules != NO_RULE)
         names = [effects.rule_ids[k] for k in rules[moved].tolist()]
-        for slot, name in zip(slots[moved].tolist(), names, strict=True):
-            request.rule_of.setdefault(slot, name)
+        request.rule_of = dict(zip(slots[moved].tolist(), names, strict=True)) | request.rule_of
         request.rules = (*request.rules, *dict.fromkeys(names))
 
     def best(
@@ -141,6 +143,14 @@ class Filter:
             self._remembers(request),
         )
         return best
+
+    def edge_after_ms(self, at_ms: int) -> int:
+        """The next moment at which a rule begins or ends, or a title comes or goes.
+
+        Of titles as the last request knew it; a moment that is not after `at_ms` has passed.
+        """
+        edge_ms = self._knowledge.rules.next_edge_ms(at_ms)
+        return min(edge_ms, self._mask_until_ms) if self._mask_until_ms > at_ms else edge_ms
 
     def removed_by(self, request: Request, slot: int) -> tuple[str, ...]:
         """Every reason for which a title is not shown, between `begin` and `end`."""
@@ -244,19 +254,17 @@ class Filter:
                 return title
         return None
 
-    def _note_rules(
-        self, request: Request, slots: Slots, bits: Bits, counts: NDArray[np.int64]
-    ) -> None:
+    def _note_rules(self, request: Request, slots: Slots, bits: Bits) -> None:
         """Names the blocks and the ceiling that took candidates out."""
         in_force = self._in_force
         names: list[str] = []
-        if counts[0]:
+        if "blocked" in request.removed:
             blocked = slots[(bits & np.uint16(reasons.BLOCKED)) != 0]
             _, rules = in_force.blocks.on(blocked, self._knowledge.table.genres)
             names += [in_force.blocks.rule_ids[k] for k in np.unique(rules).tolist()]
         asked = request.query.filters.max_age
         is_lower = asked is None or (in_force.max_age is not None and in_force.max_age < asked)
-        if request.removed.get("age") and in_force.ceiling_id and is_lower:
+        if "age" in request.removed and in_force.ceiling_id and is_lower:
             names.append(in_force.ceiling_id)
         if names:
             request.rules = tuple(dict.fromkeys((*request.rules, *names)))

@@ -111,12 +111,14 @@ class Candidates:
         )  # fmt: skip
 
     def keep(self, allowed: NDArray[np.bool_]) -> int:
-        """Leaves only candidates with `allowed[place]`, in their order; how many went."""
+        """Leaves only candidates with `allowed[place]`, in their order; how many went.
+
+        Their features are not moved: they are filled behind it.
+        """
         before = self.n
         self.n = _keep(
             allowed, self.n,
-            self.slots, self.primary, self.sources, self.causes, self.scores, self.features,
-            self.places,
+            self.slots, self.primary, self.sources, self.causes, self.scores, self.places,
         )  # fmt: skip
         return before - self.n
 
@@ -155,7 +157,6 @@ def _keep(
     sources: NDArray[np.uint16],
     causes: Slots,
     scores: Floats,
-    features: Floats,
     places: Slots,
 ) -> int:
     kept = 0
@@ -167,7 +168,6 @@ def _keep(
             slots[kept], primary[kept], sources[kept] = slots[i], primary[i], sources[i]
             causes[kept] = causes[i]
             scores[kept, :] = scores[i]
-            features[kept, :] = features[i]
             places[slots[kept]] = kept
         kept += 1
     return kept

@@ -73,6 +73,10 @@ class RuleBook:
         ]
         return tuple(sorted(held, key=lambda rule: (-rule.changed_at_ms, rule.rule_id)))
 
+    def speaks_of(self, user_id: str) -> bool:
+        """Whether some rule is for this account: then it is not like others."""
+        return user_id in self._users
+
     def next_edge_ms(self, now_ms: int) -> int:
         """The first moment after `now_ms` at which some rule begins or ends."""
         place = bisect_right(self._edges_ms, now_ms)

@@ -21,7 +21,9 @@ from features.position import Position
 from features.row_reader import AsyncRowReader, RowPosition
 from features.vocabulary import EventType
 from infra.topics import Topic, ensure_topics
+from serving.admin import AdminServicer
 from serving.client import Client
+from serving.guard.guard import Guard
 from serving.repeats import Repeats
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
@@ -188,6 +190,8 @@ class Parts:
     record: Callable[[Decision], None] | None = None
     max_in_flight: int = 2_000
     cache: SlateCache | None = None
+    admin: AdminServicer | None = None
+    guard: Guard | None = None
     may_be_warm: threading.Event = field(default_factory=threading.Event)
     decisions: list[Decision] = field(default_factory=list)
 
@@ -211,6 +215,10 @@ class Running:
 
     def channel(self) -> grpc.Channel:
         return grpc.insecure_channel(self.target)
+
+    def n_tasks(self) -> int:
+        """Tasks in the loop of the server."""
+        return len(asyncio.all_tasks(self._loop))
 
     def stop(self) -> None:
         """Begins to drain; returns at once."""
@@ -268,6 +276,8 @@ async def run_parts(parts: Parts, listening: Callable[[int], None], stop: asynci
             default_wait_ms=settings.default_wait_ms,
             repeats=repeats,
         ),
+        parts.admin,
+        parts.guard,
     )
 
     async def warm() -> None:
