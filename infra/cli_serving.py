@@ -57,7 +57,7 @@ def _filters(
     rewatch: bool,
     not_begun: bool,
 ) -> Any:
-    from serving.client import Filters
+    from serving.slate import Filters
 
     some = tuple(languages or ()), tuple(categories or ())
     return Filters(*some, min_rating, max_age, rewatch, not_begun)

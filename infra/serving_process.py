@@ -9,11 +9,12 @@ import structlog
 import uvloop
 
 from features.clock import Clock, StreamClock, WallClock
+from features.item_row import MAX_PARTITIONS
 from features.log import LogError
 from features.partition_reads import read_priors
 from features.redis_store import RedisLink, RedisRowStore
 from features.row_reader import AsyncRowReader
-from features.store import GLOBALS, ITEMS, USERS
+from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
 from infra.settings import Settings
@@ -32,6 +33,7 @@ from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.repeats import Repeats
+from serving.retrieval.regional import RegionCharts
 from serving.rules.book import RuleBook
 from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
@@ -49,6 +51,8 @@ log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
 CHARTS_EVERY_S = 2.0
+SOURCES_BUDGET_S = 0.005  # of a request; ten times what they take
+REGIONS_GIVE_UP_S = 0.5  # of a store that is away: charts stay as they are
 
 
 def run_server(settings: Settings) -> None:
@@ -69,9 +73,7 @@ async def _serve(settings: Settings) -> None:
     models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
     recommender = _recommender(settings, table, mirror)
-    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
-    keeper.start()
-    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    keeper = _keep_current(recommender, catalogue, clock)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
@@ -184,6 +186,8 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         _bundle(settings),
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        regions=_regions(settings),
+        budget_s=SOURCES_BUDGET_S,
         filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
         selection=SelectionConfig(
             serving.diversity,
@@ -192,6 +196,21 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
             serving.coverage_boost,
         ),
     )
+
+
+def _keep_current(recommender: Recommender, catalogue: LiveCatalogue, clock: Clock) -> Keeper:
+    """Has charts made beside requests, and the catalogue changed between them, from now on."""
+    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
+    keeper.start()
+    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    return keeper
+
+
+def _regions(settings: Settings) -> RegionCharts:
+    """The charts of regions, by a connection of their own."""
+    redis = settings.redis.config()
+    store = RedisRowStore(RedisLink(redis, give_up_after_s=REGIONS_GIVE_UP_S), SEGMENTS, redis)
+    return RegionCharts(store, MAX_PARTITIONS)
 
 
 def _warm_up(recommender: Recommender, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from serving.presentation import Presentation
 from serving.ranking.scoring import Scores, Scoring
 from serving.request import Request
 from serving.retrieval.base import WORDS, Candidates, Source
-from serving.retrieval.retrieval import Retrieval
+from serving.retrieval.retrieval import Retrieval, lead
 from serving.selection.explorer import Plan
 from serving.slate import Explanation, Slate, SlateItem
 
@@ -89,6 +89,7 @@ class Explainer:
 
     def _rank(self, place: int) -> int:
         scores = self._scoring.score(self._found)
+        lead(self._found, scores)
         return _place_of(scores, place)
 
     def _sources(self, request: Request, slot: int, *, is_known: bool) -> tuple[str, ...]:
