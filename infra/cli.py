@@ -28,6 +28,7 @@ from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
+from infra.cli_serving import requests_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.add_typer(ops_app)
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")
+app.add_typer(requests_app)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")

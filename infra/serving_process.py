@@ -33,8 +33,8 @@ from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.repeats import Repeats
-from serving.rules.book import RuleBook
 from serving.retrieval.regional import RegionCharts
+from serving.rules.book import RuleBook
 from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
 from serving.selection.config import SelectionConfig

@@ -12,6 +12,7 @@ event is in it. One thread at a time; arrays are made once and used again.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -24,6 +25,7 @@ from features.registry import feature_version
 from features.vocabulary import Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
+from serving.explaining import Explainer, with_contributions
 from serving.filtering.filter import Filter, FilterConfig
 from serving.knowledge import Knowledge, Mirror
 from serving.learned import Learned
@@ -40,7 +42,15 @@ from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
 from serving.shelf import Shelf
-from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.slate import (
+    MAX_COUNT,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    UnknownItemError,
+    Viewer,
+)
 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
 
@@ -97,6 +107,14 @@ class Recommender:
         self._scoring = Scoring(known)
         self._selection = Selection(known, self._explorer, self._selection_config)
         self._presentation = Presentation(known.table)
+        self._explainer = Explainer(
+            known,
+            self._candidates,
+            self._retrieval,
+            self._filter,
+            self._scoring,
+            self._presentation,
+        )
 
     def use(self, bundle: Bundle | None) -> None:
         """Answers from another bundle from the next request on."""
@@ -146,12 +164,20 @@ class Recommender:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""
         request = self._begin(query, viewer, now_ms)
         try:
-            if viewer.row is None or self._knowledge.learned is None:
-                return self._fall_back(request, viewer)
-            self._find(request)
-            scores = self._scoring.score(self._candidates)
-            lead(self._candidates, scores)
-            return self._select(request, scores, Arm.RANKER, viewer.degraded)
+            return self._decide(request, viewer)
+        finally:
+            self._end()
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        """Why a title is, or is not, on the slate of a query. Raises UnknownItemError."""
+        slot = self._knowledge.table.slot_of(item_id)
+        if slot is None:
+            raise UnknownItemError(item_id)
+        request = self._begin(replace(query, debug=True), viewer, now_ms)
+        request.deadline_s = float("inf")  # whoever asks why waits for all sources
+        try:
+            slate = self._decide(request, viewer)
+            return self._explainer.explain(request, slate, slot, is_known=self._is_known(viewer))
         finally:
             self._end()
 
@@ -237,6 +263,19 @@ class Recommender:
             if trend[slot] > 0 or source == Source.REGION
         )
 
+    def _is_known(self, viewer: Viewer) -> bool:
+        """Whether a slate is ranked for the viewer, rather than taken from the charts."""
+        return viewer.row is not None and self._knowledge.learned is not None
+
+    def _decide(self, request: Request, viewer: Viewer) -> Slate:
+        """The slate; candidates stay as they are."""
+        if not self._is_known(viewer):
+            return self._fall_back(request, viewer)
+        self._find(request)
+        scores = self._scoring.score(self._candidates)
+        lead(self._candidates, scores)
+        return self._select(request, scores, Arm.RANKER, viewer.degraded)
+
     def _begin(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
         known = self._knowledge
         request = Request.of(query, viewer, now_ms, known.table, known.hot(now_ms))
@@ -279,8 +318,11 @@ class Recommender:
         found, known = self._candidates, self._knowledge
         clicks = self._scoring.click_probabilities(found.features[plan.places])
         learned, overlay = known.learned, known.overlay
+        items = self._presentation.items(plan, found, scores, clicks, request.rule_of)
+        if request.query.debug:
+            items = with_contributions(known, items)
         return Slate(
-            self._presentation.items(plan, found, scores, clicks, request.rule_of),
+            items,
             "" if learned is None else learned.bundle.version,
             self._feature_version,
             found.n,
