@@ -24,8 +24,9 @@ from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.reload import BundleWatcher, try_out
 from serving.selection.explorer import Beliefs, Explorer
-from serving.server import Server, serve
+from serving.server import Server, guard_of, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import Query, Viewer
 from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
@@ -74,6 +75,7 @@ async def _serve(settings: Settings) -> None:
     tracker.start()
     recorder.start()
     ledger_writer.start()
+    guard = guard_of(serving)
     server = Server(
         serving,
         IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
@@ -88,7 +90,10 @@ async def _serve(settings: Settings) -> None:
             default_wait_ms=serving.default_wait_ms,
         ),
         AdminServicer(eraser),
+        guard,
     )
+    watcher = _watcher(settings, recommender, clock)
+    watching: list[asyncio.Task[None]] = []
 
     async def warm() -> None:
         """Has everything compiled and in memory before the first caller."""
@@ -96,12 +101,15 @@ async def _serve(settings: Settings) -> None:
             recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it again
+        watching.append(asyncio.create_task(watcher.run()))
         READY.set(1)
 
     try:
         await serve(server, warm=warm)
     finally:
         READY.set(0)
+        for task in watching:
+            task.cancel()
         follower.stop()
         models.stop()
         await tracker.close()
@@ -139,6 +147,26 @@ def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFol
         clock,
         clock.advance if isinstance(clock, StreamClock) else None,
         lambda: read_priors(RedisRowStore(link, GLOBALS, redis)),
+    )
+
+
+def _watcher(
+    settings: Settings, recommender: Recommender, clock: Clock
+) -> BundleWatcher[Recommender]:
+    """What takes other bundles into use; several processes take turns with it by chance."""
+
+    def prepare(bundle: Bundle) -> Recommender:
+        trial = recommender.trial(bundle)
+        try_out(trial.recommend, bundle, clock.now_ms())
+        return trial
+
+    return BundleWatcher(
+        bundles_folder(settings),
+        prepare,
+        recommender.adopt,
+        version=recommender.bundle_version,
+        rng=np.random.default_rng(),
+        spread_s=float(settings.serving.processes - 1),
     )
 
 
