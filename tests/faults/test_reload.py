@@ -36,12 +36,12 @@ from tests.serving import engine
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    """Two bundles, of which the second likes the titles in the opposite order."""
+    """Two bundles, of which the second takes each title for another one."""
     folder = tmp_path_factory.mktemp("written")
     first = engine.train_small(folder)
     files = folder / first.version
     bundle = load_bundle(files)
-    models = replace(bundle.models, factors=-bundle.models.factors)
+    models = replace(bundle.models, factors=np.ascontiguousarray(bundle.models.factors[::-1]))
     provenance = Provenance(START_MS + 1_000, 0, START_MS, 6_000)
     ranker = (files / RANKER).read_text()
     write_bundle(folder, models, (files / INDEX).read_bytes(), ranker, provenance)
@@ -166,12 +166,12 @@ def narrow(folder: Path) -> None:
 
 
 def infinite_leaves(folder: Path) -> None:
-    """Leaves beyond all numbers, in as many characters as before: the file holds its own sizes."""
+    """Leaves of which ten make infinity, in as many characters: the file holds its own sizes."""
     lines = (folder / RANKER).read_text().splitlines()
     for k, line in enumerate(lines):
         if line.startswith("leaf_value="):
             values = line.removeprefix("leaf_value=").split(" ")
-            huge = ["9e308".rjust(len(v), "0") if len(v) >= 5 else v for v in values]
+            huge = ["8e307".rjust(len(v), "0") if len(v) >= 5 else v for v in values]
             lines[k] = "leaf_value=" + " ".join(huge)
     put(folder, RANKER, ("\n".join(lines) + "\n").encode())
 
