@@ -15,12 +15,12 @@ from features.bundle_format import (
     ARRAYS,
     CHEAP,
     CONTENT_MAP,
-    CURRENT,
     INDEX,
     MANIFEST,
     RANKER,
     ItemModels,
     Manifest,
+    make_current,
     read_manifest,
     sha256,
     version_of,
@@ -94,13 +94,6 @@ def write_bundle(
         shutil.rmtree(unfinished, ignore_errors=True)
     make_current(bundles, manifest.version)
     return manifest
-
-
-def make_current(bundles: Path, version: str) -> None:
-    """Points servers that start from now on to a version."""
-    temporary = bundles / f".{CURRENT}.{os.getpid()}"
-    _write(temporary, f"{version}\n".encode())
-    temporary.replace(bundles / CURRENT)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,15 +12,14 @@ from features.bundle_format import (
     ARRAYS,
     CHEAP,
     CONTENT_MAP,
-    CURRENT,
     INDEX,
     MANIFEST,
     RANKER,
     BundleError,
     ItemModels,
     Manifest,
-    read_bytes,
     read_manifest,
+    read_pointer,
     read_verified,
 )
 from features.content import N_CONTENT
@@ -33,8 +32,6 @@ from serving.ranking.ranker import Ranker
 from serving.retrieval.faiss_index import FaissIndex
 
 __all__ = ["Bundle", "BundleError", "load_bundle", "load_current"]
-
-MAX_VERSION_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +60,7 @@ class Bundle:
 
 def load_current(bundles: Path) -> Bundle:
     """The bundle that the folder's pointer names. Raises BundleError."""
-    pointer = bundles / CURRENT
-    version = read_bytes(pointer)[:MAX_VERSION_BYTES].decode(errors="replace").strip()
-    if not version or "/" in version or version.startswith("."):
-        raise BundleError(f"{pointer} must hold the version of a bundle; got {version!r}")
-    return load_bundle(bundles / version)
+    return load_bundle(bundles / read_pointer(bundles))
 
 
 def load_bundle(folder: Path) -> Bundle:

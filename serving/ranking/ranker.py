@@ -26,8 +26,16 @@ class Ranker:
     def __init__(self, booster: lightgbm.Booster) -> None:
         self._text: str = booster.model_to_string()
         self._booster: lightgbm.Booster | None = None
+        # Tree by tree: all at once would be one long text, whose parsing nothing interrupts, and
+        # a server reads rankers while it answers.
         self._trees = Trees.of(
-            [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]], FIXED
+            [
+                booster.dump_model(num_iteration=1, start_iteration=k)["tree_info"][0][
+                    "tree_structure"
+                ]
+                for k in range(booster.num_trees())
+            ],
+            FIXED,
         )
 
     @classmethod
