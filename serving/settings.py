@@ -96,7 +96,7 @@ class ServingSettings(BaseModel):
         0.0,
         ge=0,
         le=10,
-        description="taken from the most popular title, in deviations of the score",
+        description="off the most popular title, in deviations of the score",
     )
     coverage_boost: float = Field(
         0.05, ge=0, le=10, description="given to titles not shown today, in deviations of the score"
