@@ -15,8 +15,10 @@ from features.bundle_format import (
     INDEX,
     MANIFEST,
     RANKER,
+    BundleError,
     ItemModels,
     Manifest,
+    read_bytes,
     read_manifest,
     sha256,
     version_of,
@@ -62,6 +64,18 @@ def write_bundle(
         shutil.rmtree(unfinished, ignore_errors=True)
     make_current(bundles, manifest.version)
     return manifest
+
+
+def read_ranker(bundles: Path) -> tuple[Manifest, str]:
+    """Manifest and ranker of the current bundle. Raises BundleError."""
+    folder = bundles / read_bytes(bundles / CURRENT).decode(errors="replace").strip()
+    manifest = read_manifest(folder)
+    if manifest.columns != RANKING_COLUMNS:
+        raise BundleError(
+            f"{folder / RANKER} must be trained on the ranking columns of this version; "
+            "train a bundle anew"
+        )
+    return manifest, read_bytes(folder / RANKER).decode()
 
 
 def make_current(bundles: Path, version: str) -> None:

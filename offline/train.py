@@ -21,7 +21,7 @@ from features.bundle_format import ItemModels, Manifest
 from features.events import CatalogItem
 from features.ids import id_hashes
 from features.vocabulary import EventType
-from offline.bundle import Provenance, write_bundle
+from offline.bundle import Provenance, read_ranker, write_bundle
 from offline.datasets import EventColumns
 from offline.faiss_index import build_index
 from offline.neighbours import NeighboursConfig, fit_neighbours
@@ -46,8 +46,11 @@ class TrainConfig:
     window_share: float = 0.25  # of the events, the last ones: the ranker's examples
     max_queries: int = 20_000  # examples at most; the newest
     n_held_out: int = 1_000  # of the examples, the last ones: for measuring alone
+    refresh_days: float = 1.0  # age at which factors and neighbours are fitted anew
 
     def __post_init__(self) -> None:
+        if not self.refresh_days > 0:
+            raise ValueError(f"train.refresh_days must be above 0; got {self.refresh_days}")
         if not 0 < self.window_share < 1:
             raise ValueError(f"train.window_share must be within 0..1; got {self.window_share}")
 
@@ -145,6 +148,38 @@ def train(
             len(events),
             {"examples": float(len(examples.rows)), **measure(booster, examples)},
             config.parameters(),
+        ),
+    )
+
+
+def refresh(
+    events: EventColumns,
+    bundles: Path,
+    *,
+    created_at_ms: int,
+    progress: Progress | None = None,
+    config: TrainConfig | None = None,
+) -> Manifest:
+    """Fits factors and neighbours anew and writes a bundle of them and the current one's ranker.
+
+    Seconds instead of the minutes of `train`: what to run every day or hour. Raises TrainingError,
+    or BundleError where there is no current bundle, or its ranker is of other columns.
+    """
+    shown, config = progress or Silent(), config or TrainConfig()
+    before, ranker = read_ranker(bundles)
+    models = fit_models(events, before.latest_year, config, shown, "of all events")
+    return write_bundle(
+        bundles,
+        models,
+        build_index(models.factors),
+        ranker,
+        Provenance(
+            created_at_ms,
+            int(events.at_ms[0]),
+            int(events.at_ms[-1]),
+            len(events),
+            before.metrics,
+            before.parameters,
         ),
     )
 

@@ -1,7 +1,7 @@
 """A bundle in memory: everything that was learned, loaded whole or refused."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class Bundle:
     def without_ranker(cls, models: ItemModels) -> "Bundle":
         """A bundle of models that were just fitted."""
         return cls("unranked", models.checked(), FaissIndex.of(models.factors))
+
+    def with_models(self, models: ItemModels) -> "Bundle":
+        """The same ranker over models that were just fitted."""
+        index = FaissIndex.of(models.factors)
+        return replace(self, models=models.checked(), index=index)
 
 
 def load_current(bundles: Path) -> Bundle:
