@@ -285,6 +285,7 @@ def refresh_bundle(
     """
     return refresh(
         source.columns(selection),
+        source.catalogue(),
         bundles,
         created_at_ms=time.time_ns() // 1_000_000,
         progress=None if progress is None else RichProgress(progress),

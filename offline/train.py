@@ -10,7 +10,7 @@ fresher than those that the ranker learned with; the age of both grows until the
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,8 @@ from features.bundle_format import ItemModels, Manifest
 from features.events import CatalogItem
 from features.ids import id_hashes
 from features.vocabulary import EventType
-from offline.bundle import Provenance, read_ranker, write_bundle
+from offline.bundle import Extras, Provenance, read_ranking, write_bundle
+from offline.cold_factors import fit_content_map
 from offline.datasets import EventColumns
 from offline.faiss_index import build_index
 from offline.neighbours import NeighboursConfig, fit_neighbours
@@ -136,6 +137,7 @@ def train(
     bar = shown.task("ranker: trees", config.ranker.n_trees)
     booster = fit_ranker(examples, config.ranker, bar)
     models = fit_models(events, latest, config, shown, "of all events")
+    content_map = fit_content_map(models, catalogue)
     return write_bundle(
         bundles,
         models,
@@ -149,25 +151,28 @@ def train(
             {"examples": float(len(examples.rows)), **measure(booster, examples)},
             config.parameters(),
         ),
+        Extras(content_map=None if content_map is None else content_map.weights),
     )
 
 
 def refresh(
     events: EventColumns,
+    catalogue: list[CatalogItem],
     bundles: Path,
     *,
     created_at_ms: int,
     progress: Progress | None = None,
     config: TrainConfig | None = None,
 ) -> Manifest:
-    """Fits factors and neighbours anew and writes a bundle of them and the current one's ranker.
+    """Fits what is learned of titles anew; all that ranks is taken from the current bundle.
 
     Seconds instead of the minutes of `train`: what to run every day or hour. Raises TrainingError,
     or BundleError where there is no current bundle, or its ranker is of other columns.
     """
     shown, config = progress or Silent(), config or TrainConfig()
-    before, ranker = read_ranker(bundles)
+    before, ranker, extras = read_ranking(bundles)
     models = fit_models(events, before.latest_year, config, shown, "of all events")
+    content_map = fit_content_map(models, catalogue)
     return write_bundle(
         bundles,
         models,
@@ -181,6 +186,7 @@ def refresh(
             before.metrics,
             before.parameters,
         ),
+        replace(extras, content_map=None if content_map is None else content_map.weights),
     )
 
 

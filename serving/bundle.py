@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.bundle_format import (
     ARRAYS,
+    CONTENT_MAP,
     CURRENT,
     INDEX,
     MANIFEST,
@@ -21,6 +22,7 @@ from features.bundle_format import (
     read_manifest,
     read_verified,
 )
+from features.content import N_CONTENT
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
 from serving.ranking.ranker import Ranker
@@ -44,6 +46,7 @@ class Bundle:
     index: FaissIndex
     ranker: Ranker | None = None
     manifest: Manifest | None = None
+    content_map: NDArray[np.float32] | None = None  # None: titles without factors stay without
 
     @classmethod
     def without_ranker(cls, models: ItemModels) -> "Bundle":
@@ -51,9 +54,9 @@ class Bundle:
         return cls("unranked", models.checked(), FaissIndex.of(models.factors))
 
     def with_models(self, models: ItemModels) -> "Bundle":
-        """The same ranker over models that were just fitted."""
+        """The same ranker over models that were just fitted; without a map from content."""
         index = FaissIndex.of(models.factors)
-        return replace(self, models=models.checked(), index=index)
+        return replace(self, models=models.checked(), index=index, content_map=None)
 
 
 def load_current(bundles: Path) -> Bundle:
@@ -84,14 +87,26 @@ def load_bundle(folder: Path) -> Bundle:
             f"{folder / 'factors.npy'} must be {manifest.n_items} x {manifest.n_factors}; "
             f"got {models.factors.shape}"
         )
-    index = FaissIndex.parse(files[INDEX], str(folder / INDEX))
-    if (len(index), index.n_factors) != models.factors.shape:
-        raise BundleError(
-            f"{folder / INDEX} must hold {manifest.n_items} vectors of {manifest.n_factors}; "
-            f"got {len(index)} of {index.n_factors}"
-        )
+    index = FaissIndex.parse(files[INDEX], str(folder / INDEX), models.factors)
     ranker = Ranker.parse(files[RANKER].decode(errors="replace"), str(folder / RANKER))
-    return Bundle(manifest.version, models, index, ranker, manifest)
+    return Bundle(
+        manifest.version, models, index, ranker, manifest, _content_map(files, folder, models)
+    )
+
+
+def _content_map(
+    files: dict[str, bytes], folder: Path, models: ItemModels
+) -> NDArray[np.float32] | None:
+    if CONTENT_MAP not in files:
+        return None
+    found = _array(files[CONTENT_MAP], folder / CONTENT_MAP)
+    expected = (N_CONTENT + 1, models.factors.shape[1])
+    if found.dtype != np.float32 or found.shape != expected or not np.isfinite(found).all():
+        raise BundleError(
+            f"{folder / CONTENT_MAP} must be {expected} finite float32; "
+            f"got {found.dtype} {found.shape}"
+        )
+    return found
 
 
 def _check_manifest(manifest: Manifest) -> None:

@@ -59,8 +59,11 @@ class Trees:
 
     def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """`(n,) float64` sums over all trees of `(n, n_columns) float32`, without NaN."""
-        out = np.zeros(len(rows), np.float64)
-        by_column = np.ascontiguousarray(rows.T)
+        return self.score_columns(np.ascontiguousarray(rows.T))
+
+    def score_columns(self, by_column: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The same of `(n_columns, n) float32`, contiguous."""
+        out = np.zeros(by_column.shape[1], np.float64)
         _score(by_column, self.columns, self.thresholds, self.masks, self.starts, self.leaves, out)
         return out
 

@@ -222,12 +222,12 @@ def test_similar_titles_are_of_the_same_circle(recommender):
 
 
 def test_trending_is_ordered_by_the_trend_and_keeps_to_genres(recommender):
-    items = recommender.trending(30, ("Crime",))
+    items = recommender.trending(Query("", genres=("Crime",), count=30), START_MS)
     scores = [item.score for item in items]
     assert len(items) == 30
     assert scores == sorted(scores, reverse=True)
     assert all(number(item.item_id) % 2 == 0 for item in items)
-    assert recommender.trending(5, ("War",)) == ()
+    assert recommender.trending(Query("", genres=("War",), count=5), START_MS) == ()
 
 
 def test_another_bundle_takes_over_at_the_next_request(table, bundle):
