@@ -484,7 +484,7 @@ def refresh(
 
     source = open_source(Settings(), dataset, until_now=until_now)
     folder = bundles_folder(Settings())
-    selection = Selection(_time_ms(from_), _time_ms(to))
+    selection = Selection(instant_ms(from_), instant_ms(to))
     with _progress() as progress:
         manifest = refresh_bundle(source, folder, selection=selection, progress=progress)
     console.print(f"bundle {manifest.version} in {folder / manifest.version}")
