@@ -473,6 +473,27 @@ def train(
     console.print(f"in {folder / manifest.version}; running servers take it within seconds")
 
 
+@app.command()
+def refresh(
+    dataset: Dataset,
+    from_: Annotated[str | None, typer.Option("--from", help="first date, ISO, UTC")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="date behind the last, ISO, UTC")] = None,
+    until_now: Annotated[bool, typer.Option(help="shift times: the last event is now")] = False,
+) -> None:
+    """Fits factors and neighbours of titles anew; the ranker stays that of the current bundle."""
+    from infra.producers import dataset as open_source
+    from infra.stack import bundles_folder
+    from infra.train import refresh_bundle
+    from offline.datasets import Selection
+
+    source = open_source(Settings(), dataset, until_now=until_now)
+    folder = bundles_folder(Settings())
+    selection = Selection(instant_ms(from_), instant_ms(to))
+    with _progress() as progress:
+        manifest = refresh_bundle(source, folder, selection=selection, progress=progress)
+    console.print(f"bundle {manifest.version} in {folder / manifest.version}")
+
+
 @evaluate_app.command("replay")
 def evaluate_replay(
     dataset: Dataset,

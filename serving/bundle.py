@@ -1,7 +1,7 @@
 """A bundle in memory: everything that was learned, loaded whole or refused."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,11 @@ class Bundle:
     def without_ranker(cls, models: ItemModels) -> "Bundle":
         """A bundle of models that were just fitted."""
         return cls("unranked", models.checked(), FaissIndex.of(models.factors))
+
+    def with_models(self, models: ItemModels) -> "Bundle":
+        """The same ranker over models that were just fitted; without a map from content."""
+        index = FaissIndex.of(models.factors)
+        return replace(self, models=models.checked(), index=index, content_map=None)
 
 
 def load_current(bundles: Path) -> Bundle:
