@@ -6,8 +6,8 @@ Will this video be clicked? The parts see the same columns, made of what came be
 (benchmarks/online_model.py). The ranker is LambdaMART over the lists of a viewer's day, trained on
 the first 40 % and then left alone, as a bundle's is. Click and watch models learn on, in blocks of
 BLOCK exposures, each predicted before it is learnt. The weights of the final score and its
-calibration are fitted on the next 20 %; all figures are of the last 40 %. NDCG@10 is over lists of a
-viewer's day with at least one click and one exposure without.
+calibration are fitted on the next 20 %; all figures are of the last 40 %. NDCG@10 is over lists of
+a viewer's day with at least one click and one exposure without.
 """
 
 from dataclasses import dataclass

@@ -223,7 +223,7 @@ def _keep(
 
 
 @compiled
-def heap_push(slots: Slots, scores: Floats, n: int, slot: int, score: float) -> int:
+def heap_push(slots: Slots, scores: NDArray[Any], n: int, slot: int, score: float) -> int:
     """Puts a title into a heap of the `len(slots)` best, worst in front; how many it holds.
 
     A full heap lets its worst go, and must only be given better ones. O(log n).

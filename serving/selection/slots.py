@@ -82,7 +82,7 @@ class Pool(NamedTuple):
 def fill_slate(
     scores: Floats,
     features: Features,
-    sources: Bits,
+    sources: NDArray[np.uint32],
     slots: NDArray[np.int32],
     boosts: Features,
     genres: NDArray[np.uint32],
@@ -195,7 +195,7 @@ def _put(slot: Floats, place: int, pool: Pool, company: Company) -> None:
 def _pool_of(
     scores: Floats,
     features: Features,
-    sources: Bits,
+    sources: NDArray[np.uint32],
     boosts: Features,
     damping: float,
     coverage: float,
