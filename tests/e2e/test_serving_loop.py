@@ -24,8 +24,7 @@ from infra.rebuild import rebuild
 from infra.settings import Settings
 from infra.stack import Stack
 from offline.replay import publish_catalogue
-from serving.client import Client, RequestError
-from serving.slate import Filters
+from serving.client import Client, Filters, RequestError
 from tests.flows import wait_until
 
 TITLES = [
@@ -173,6 +172,18 @@ def test_a_title_that_is_blocked_by_command_is_gone_and_back_when_the_rule_goes(
         ("set", "licence"),
         ("taken away", "renewed"),
     ]
+
+
+def test_a_title_that_is_pinned_by_command_stands_in_its_slot(stack, client):
+    last = ids_of(client, count=100)[-1]
+    words = ("pin", "--item", last, "--slot", "2", "--id", "second", "--until", "+1h")
+    rules_command(stack, "put", *words)
+    wait_until(lambda: len(client.list_rules()) == 1, 5)
+    item = client.recommend("rita", count=5).items[2]
+    assert (item.item_id, item.rule_id, item.source) == (last, "second", "editorial")
+    rules_command(stack, "delete", "second")
+    wait_until(lambda: client.list_rules() == (), 5)
+    assert all(item.rule_id == "" for item in client.recommend("rita", count=5).items)
 
 
 def rules_command(stack, *words):
