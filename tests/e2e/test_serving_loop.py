@@ -1,10 +1,7 @@
 """Events in over gRPC and Kafka, slates out, over a real stack of processes on both brokers."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from headrace.v1 import events_pb2
+from typer.testing import CliRunner
 
 from features.codec import encode_interaction_json
 from features.events import CatalogItem, Interaction
@@ -19,6 +17,7 @@ from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter, read_to_end
 from features.rules import Rule, RuleKind, RuleScope
 from features.vocabulary import ARM_NAMES, EventType
 from infra import topics
+from infra.cli import app
 from infra.embedded import EmbeddedRedis
 from infra.rebuild import rebuild
 from infra.settings import Settings
@@ -189,12 +188,9 @@ def test_a_title_that_is_pinned_by_command_stands_in_its_slot(stack, client):
 def rules_command(stack, *words):
     """What `headrace rules` prints, asked of the server of a stack."""
     address = () if words[0] == "history" else ("--address", stack.addresses.grpc)
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "rules", *words, *address],
-        env={**os.environ, "COLUMNS": "160", **stack.settings.environment()},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    environment = {"COLUMNS": "160", **stack.settings.environment()}
+    done = CliRunner().invoke(app, ["rules", *words, *address], env=environment)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 
