@@ -9,11 +9,12 @@ import structlog
 import uvloop
 
 from features.clock import Clock, StreamClock, WallClock
+from features.item_row import MAX_PARTITIONS
 from features.log import LogError
 from features.partition_reads import read_priors
 from features.redis_store import RedisLink, RedisRowStore
 from features.row_reader import AsyncRowReader
-from features.store import GLOBALS, ITEMS, USERS
+from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
 from infra.settings import Settings
@@ -31,13 +32,15 @@ from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
+from serving.reload import BundleWatcher, try_out
 from serving.repeats import Repeats
+from serving.retrieval.regional import RegionCharts
 from serving.rules.book import RuleBook
 from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
 from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
-from serving.server import Server, serve
+from serving.server import Server, guard_of, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import NO_FILTERS, Filters, Query, Viewer
 from serving.slate_cache import SlateCache
@@ -49,6 +52,8 @@ log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
 CHARTS_EVERY_S = 2.0
+SOURCES_BUDGET_S = 0.005  # of a request; ten times what they take
+REGIONS_GIVE_UP_S = 0.5  # of a store that is away: charts stay as they are
 
 
 def run_server(settings: Settings) -> None:
@@ -69,9 +74,7 @@ async def _serve(settings: Settings) -> None:
     models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
     models.start()
     recommender = _recommender(settings, table, mirror)
-    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
-    keeper.start()
-    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    keeper = _keep_current(recommender, catalogue, clock)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
     timeout_s = serving.redis_timeout_ms / 1_000
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
@@ -104,6 +107,7 @@ async def _serve(settings: Settings) -> None:
     tracker.start()
     recorder.start()
     ledger_writer.start()
+    guard = guard_of(serving)
     server = Server(
         serving,
         IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
@@ -121,11 +125,15 @@ async def _serve(settings: Settings) -> None:
             repeats=repeats,
         ),
         _admin(settings, tracker, ledger_writer, rules),
+        guard,
     )
+    watcher = _watcher(settings, recommender, clock)
+    watching: list[asyncio.Task[None]] = []
 
     async def warm() -> None:
         _warm_up(recommender, clock)
         repeats.prepare(recommender, Query(""))
+        watching.append(asyncio.create_task(watcher.run()))
         READY.set(1)
 
     renewing = asyncio.create_task(repeats.renew(recommender))
@@ -136,6 +144,8 @@ async def _serve(settings: Settings) -> None:
         renewing.cancel()
         catalogue.stop()
         keeper.stop()
+        for task in watching:
+            task.cancel()
         follower.stop()
         models.stop()
         rules.stop()
@@ -184,6 +194,8 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         _bundle(settings),
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        regions=_regions(settings),
+        budget_s=SOURCES_BUDGET_S,
         filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
         selection=SelectionConfig(
             serving.diversity,
@@ -192,6 +204,21 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
             serving.coverage_boost,
         ),
     )
+
+
+def _keep_current(recommender: Recommender, catalogue: LiveCatalogue, clock: Clock) -> Keeper:
+    """Has charts made beside requests, and the catalogue changed between them, from now on."""
+    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
+    keeper.start()
+    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    return keeper
+
+
+def _regions(settings: Settings) -> RegionCharts:
+    """The charts of regions, by a connection of their own."""
+    redis = settings.redis.config()
+    store = RedisRowStore(RedisLink(redis, give_up_after_s=REGIONS_GIVE_UP_S), SEGMENTS, redis)
+    return RegionCharts(store, MAX_PARTITIONS)
 
 
 def _warm_up(recommender: Recommender, clock: Clock) -> None:
@@ -222,6 +249,26 @@ def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFol
         clock,
         clock.advance if isinstance(clock, StreamClock) else None,
         lambda: read_priors(RedisRowStore(link, GLOBALS, redis)),
+    )
+
+
+def _watcher(
+    settings: Settings, recommender: Recommender, clock: Clock
+) -> BundleWatcher[Recommender]:
+    """What takes other bundles into use; several processes take turns with it by chance."""
+
+    def prepare(bundle: Bundle) -> Recommender:
+        trial = recommender.trial(bundle)
+        try_out(trial.recommend, bundle, clock.now_ms())
+        return trial
+
+    return BundleWatcher(
+        bundles_folder(settings),
+        prepare,
+        recommender.adopt,
+        version=recommender.bundle_version,
+        rng=np.random.default_rng(),
+        spread_s=float(settings.serving.processes - 1),
     )
 
 

@@ -91,5 +91,3 @@ def _place_in(scores: NDArray[np.float64], rated: NDArray[np.uint8], item: int) 
             if place == AT:
                 return MISSED
     return place
-
-
