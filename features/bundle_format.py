@@ -1,6 +1,7 @@
 """What a bundle is on disk: a folder of arrays and models, named and sealed by a JSON manifest.
 
     <bundles>/current                the version that is served, a line of text
+    <bundles>/previous               the one that was so before
     <bundles>/<version>/manifest.json
                         ids.npy      (n_items,) uint64, the titles; row k of every other array
                         factors.npy  (n_items, n_factors) float32, of titles (implicit ALS)
@@ -8,12 +9,17 @@
                         support.npy  (n_items,) float32, events behind a title
                         factors.faiss   the index over the factors
                         ranker.txt   trees, LightGBM's own text
+    and, where they could be fitted:
+                        content_map.npy   (N_CONTENT + 1, n_factors) float32: what a title is
+                                     (`features.content`) to factors, the last row to every title's
+                        cheap.txt    trees of the cheap stage, LightGBM's own text
 
 Nothing in it is executable or pickled. The manifest has the SHA-256 of every other file.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -26,10 +32,16 @@ from numpy.typing import NDArray
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 CURRENT: Final = "current"
+PREVIOUS: Final = "previous"
+MAX_VERSION_BYTES: Final = 128
 ARRAYS: Final = ("ids", "factors", "neighbours", "weights", "support")
 INDEX: Final = "factors.faiss"
 RANKER: Final = "ranker.txt"
+CONTENT_MAP: Final = "content_map.npy"
+CHEAP: Final = "cheap.txt"
 FILES: Final = (*(f"{name}.npy" for name in ARRAYS), INDEX, RANKER)
+OPTIONAL_FILES: Final = (CONTENT_MAP, CHEAP)
+OPTIONAL_FIELDS: Final = ("fusion", "calibration")  # of the manifest; older ones lack them
 DTYPES: Final[Mapping[str, str]] = {
     "ids": "uint64", "factors": "float32", "neighbours": "int32", "weights": "float32",
     "support": "float32",
@@ -112,6 +124,8 @@ class Manifest:
     metrics: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, float | int | str] = field(default_factory=dict)
     format: int = FORMAT
+    fusion: dict[str, float] = field(default_factory=dict)  # see serving/ranking/fusion.py
+    calibration: dict[str, list[float]] = field(default_factory=dict)  # serving/ranking/calibration
 
     def to_json(self) -> str:
         """The manifest as text."""
@@ -128,8 +142,9 @@ class Manifest:
             got = found.get("format") if isinstance(found, dict) else type(found).__name__
             raise BundleError(f"{MANIFEST} must be of format {FORMAT}; got {got}")
         names = {f.name for f in fields(cls)}
-        if set(found) != names:
-            odd = ", ".join(sorted(set(found) ^ names))
+        odd_names = (set(found) ^ names) - (set(OPTIONAL_FIELDS) - set(found))
+        if odd_names:
+            odd = ", ".join(sorted(odd_names))
             raise BundleError(f"{MANIFEST} must have exactly the fields of format 1; see {odd}")
         return cls(**{**found, "columns": tuple(found["columns"])})
 
@@ -160,11 +175,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Content of every file by name, each as its checksum says. Raises BundleError."""
-    if set(manifest.files) != set(FILES):
-        odd = ", ".join(sorted(set(manifest.files) ^ set(FILES)))
+    """Content of every listed file, each as its checksum says. Raises BundleError."""
+    odd_names = set(manifest.files).symmetric_difference(FILES)
+    odd_names -= set(OPTIONAL_FILES)
+    if odd_names:
+        odd = ", ".join(sorted(odd_names))
         raise BundleError(f"{MANIFEST} must list the files of a bundle; see {odd}")
-    return {name: _read_verified(folder / name, manifest.files[name]) for name in FILES}
+    return {name: _read_verified(folder / name, digest) for name, digest in manifest.files.items()}
 
 
 def _read_verified(path: Path, expected: str) -> bytes:
@@ -181,3 +198,32 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_pointer(bundles: Path, name: str = CURRENT) -> str:
+    """The version that a pointer names. Raises BundleError."""
+    pointer = bundles / name
+    version = read_bytes(pointer)[:MAX_VERSION_BYTES].decode(errors="replace").strip()
+    if not version or "/" in version or version.startswith("."):
+        raise BundleError(f"{pointer} must hold the version of a bundle; got {version!r}")
+    return version
+
+
+def make_current(bundles: Path, version: str) -> None:
+    """Points servers to a version, and `previous` to the one before. Raises OSError."""
+    try:
+        before = read_pointer(bundles)
+    except BundleError:
+        before = version
+    if before != version:
+        _point(bundles, PREVIOUS, before)
+    _point(bundles, CURRENT, version)
+
+
+def _point(bundles: Path, name: str, version: str) -> None:
+    temporary = bundles / f".{name}.{os.getpid()}"
+    with temporary.open("w") as file:
+        file.write(f"{version}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(bundles / name)

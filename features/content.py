@@ -90,6 +90,17 @@ def content_vectors(items: Iterable[CatalogItem]) -> NDArray[np.float32]:
     return np.stack(rows) if rows else np.zeros((0, N_CONTENT), np.float32)
 
 
+def cold_factors(
+    vectors: NDArray[np.float32], content_map: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`(n, n_factors)` of titles without factors of their own, from `(n, N_CONTENT)` vectors.
+
+    `content_map`, `(N_CONTENT + 1, n_factors)`, is that of a bundle.
+    """
+    factors: NDArray[np.float32] = vectors @ content_map[:-1] + content_map[-1]
+    return factors
+
+
 def _letters(text: str) -> NDArray[np.uint8]:
     return np.frombuffer(text.casefold().encode(), np.uint8)
 

@@ -6,18 +6,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features.bundle_format import (
     ARRAYS,
-    CURRENT,
+    CHEAP,
+    CONTENT_MAP,
     INDEX,
     MANIFEST,
     RANKER,
+    BundleError,
     ItemModels,
     Manifest,
+    make_current,
     read_manifest,
+    read_pointer,
+    read_verified,
     sha256,
     version_of,
 )
@@ -37,16 +44,44 @@ class Provenance:
     parameters: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a bundle may have besides, see `features.bundle_format`."""
+
+    content_map: NDArray[np.float32] | None = None
+    cheap: str = ""  # trees of the cheap stage; empty: none
+    fusion: Mapping[str, float] = field(default_factory=dict)
+    calibration: Mapping[str, list[float]] = field(default_factory=dict)
+
+    def files(self) -> dict[str, bytes]:
+        """Content by name."""
+        found: dict[str, bytes] = {}
+        if self.content_map is not None:
+            found[CONTENT_MAP] = npy_bytes(self.content_map)
+        if self.cheap:
+            found[CHEAP] = self.cheap.encode()
+        return found
+
+
+NO_EXTRAS: Final = Extras()
+
+
 def write_bundle(
-    bundles: Path, models: ItemModels, index: bytes, ranker: str, provenance: Provenance
+    bundles: Path,
+    models: ItemModels,
+    index: bytes,
+    ranker: str,
+    provenance: Provenance,
+    extras: Extras = NO_EXTRAS,
 ) -> Manifest:
     """Writes a bundle and then makes it the current one. Raises BundleError for broken models.
 
     A reader sees all of it or nothing: files go into a folder of another name, which is renamed
     when they are on disk; the pointer to it is replaced last.
     """
-    files = _contents(models.checked(), index, ranker)
-    manifest = _manifest(models, {name: sha256(data) for name, data in files.items()}, provenance)
+    files = _contents(models.checked(), index, ranker) | extras.files()
+    checksums = {name: sha256(data) for name, data in files.items()}
+    manifest = _manifest(models, checksums, provenance, extras)
     files[MANIFEST] = manifest.to_json().encode()
     folder = bundles / manifest.version
     unfinished = bundles / f".{manifest.version}.{os.getpid()}"
@@ -64,11 +99,19 @@ def write_bundle(
     return manifest
 
 
-def make_current(bundles: Path, version: str) -> None:
-    """Points servers that start from now on to a version."""
-    temporary = bundles / f".{CURRENT}.{os.getpid()}"
-    _write(temporary, f"{version}\n".encode())
-    temporary.replace(bundles / CURRENT)
+def read_ranking(bundles: Path) -> tuple[Manifest, str, Extras]:
+    """Manifest, ranker and what else ranks in the current bundle. Raises BundleError."""
+    folder = bundles / read_pointer(bundles)
+    manifest = read_manifest(folder)
+    if manifest.columns != RANKING_COLUMNS:
+        raise BundleError(
+            f"{folder / RANKER} must be trained on the ranking columns of this version; "
+            "train a bundle anew"
+        )
+    files = read_verified(folder, manifest)
+    cheap = files.get(CHEAP, b"").decode()
+    extras = Extras(cheap=cheap, fusion=manifest.fusion, calibration=manifest.calibration)
+    return manifest, files[RANKER].decode(), extras
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -81,13 +124,20 @@ def _write(path: Path, data: bytes) -> None:
 def _contents(models: ItemModels, index: bytes, ranker: str) -> dict[str, bytes]:
     files = {INDEX: index, RANKER: ranker.encode()}
     for name in ARRAYS:
-        buffer = io.BytesIO()
-        np.save(buffer, getattr(models, name), allow_pickle=False)
-        files[f"{name}.npy"] = buffer.getvalue()
+        files[f"{name}.npy"] = npy_bytes(getattr(models, name))
     return files
 
 
-def _manifest(models: ItemModels, files: dict[str, str], provenance: Provenance) -> Manifest:
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as NumPy's own file has it."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _manifest(
+    models: ItemModels, files: dict[str, str], provenance: Provenance, extras: Extras
+) -> Manifest:
     return Manifest(
         version=version_of(provenance.created_at_ms, files),
         created_at_ms=provenance.created_at_ms,
@@ -104,4 +154,6 @@ def _manifest(models: ItemModels, files: dict[str, str], provenance: Provenance)
         files=files,
         metrics=dict(provenance.metrics),
         parameters=dict(provenance.parameters),
+        fusion=dict(extras.fusion),
+        calibration=dict(extras.calibration),
     )

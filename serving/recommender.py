@@ -10,6 +10,9 @@ Everything is computed at the request from the viewer's row and the mirror as th
 event is in it. One thread at a time; arrays are made once and used again.
 """
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -22,20 +25,32 @@ from features.registry import feature_version
 from features.vocabulary import Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
-from serving.filtering.filter import Filter
+from serving.explaining import Explainer, with_contributions
+from serving.filtering.filter import Filter, FilterConfig
 from serving.knowledge import Knowledge, Mirror
 from serving.learned import Learned
 from serving.overlay import Overlay
-from serving.presentation import Presentation
+from serving.presentation import Offer, Presentation
 from serving.ranking.scoring import Scores, Scoring
 from serving.request import Request
-from serving.retrieval.base import Candidates, Quotas, Source
-from serving.retrieval.retrieval import Retrieval
+from serving.retrieval.base import MOST_CANDIDATES, Candidates, Quotas, Source
+from serving.retrieval.regional import RegionCharts
+from serving.retrieval.retrieval import Retrieval, lead
 from serving.retrieval.trending import Trending
+from serving.rules.book import RuleBook
 from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
-from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.shelf import Shelf
+from serving.slate import (
+    MAX_COUNT,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    UnknownItemError,
+    Viewer,
+)
 
 NO_BUNDLE: Final = "bundle"  # as named in `degraded`
 
@@ -63,38 +78,119 @@ class Recommender:
         refresh_ms: int = REFRESH_MS,
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
+        regions: RegionCharts | None = None,
+        budget_s: float = float("inf"),
+        filters: FilterConfig | None = None,
         selection: SelectionConfig | None = None,
     ) -> None:
+        """`regions` has charts of regions; a request gives its sources at most `budget_s`."""
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
-        trending = Trending(len(table), refresh_ms)
-        self._knowledge = Knowledge(table, mirror, trending, learned, overlay)
-        self._candidates = Candidates(len(table), quotas.total + MIN_CANDIDATES)
-        self._retrieval = Retrieval(self._knowledge, quotas)
-        self._filter = Filter(self._knowledge, self._candidates.capacity)
-        self._scoring = Scoring(self._knowledge)
-        self._selection = Selection(self._knowledge, explorer, selection)
-        self._presentation = Presentation(table)
+        trending = Trending(table, refresh_ms)
+        self._knowledge = Knowledge(table, mirror, trending, learned, overlay, regions=regions)
+        self._budget_s = budget_s
+        self._quotas = quotas
+        self._explorer = explorer
+        self._filters = filters
+        self._selection_config = selection
         self._feature_version = feature_version()
+        self._make_stages()
+        self.shelf = Shelf(self._knowledge, self._make_stages)
+
+    def _make_stages(self) -> None:
+        """The stages, and their arrays by slot: anew for a bigger table."""
+        known, quotas = self._knowledge, self._quotas
+        capacity = min(quotas.total, MOST_CANDIDATES) + MIN_CANDIDATES
+        self._candidates = Candidates(len(known.table), capacity)
+        self._retrieval = Retrieval(known, quotas, capacity)
+        self._filter = Filter(known, self._filters)
+        self._scoring = Scoring(known)
+        self._selection = Selection(known, self._explorer, self._selection_config)
+        self._presentation = Presentation(known.table)
+        self._explainer = Explainer(
+            known,
+            self._candidates,
+            self._retrieval,
+            self._filter,
+            self._scoring,
+            self._presentation,
+        )
 
     def use(self, bundle: Bundle | None) -> None:
         """Answers from another bundle from the next request on."""
         table = self._knowledge.table
         self._knowledge.learned = None if bundle is None else Learned.of(bundle, table)
 
+    @property
+    def bundle_version(self) -> str:
+        """Of the bundle in use; empty without one."""
+        return "" if self._learned is None else self._learned.bundle.version
+
+    def trial(self, bundle: Bundle) -> "Recommender":
+        """Another one over the same catalogue and mirror, to try a bundle in another thread."""
+        return Recommender(self._table, self._mirror, bundle, quotas=self._quotas)
+
+    def adopt(self, trial: "Recommender") -> None:
+        """Answers from the bundle of a trial from the next request on. O(1)."""
+        self._learned = trial._learned
+
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
         self._knowledge.overlay = overlay
+
+    def use_rules(self, book: RuleBook) -> None:
+        """Goes by other rules, from the next request on."""
+        self._knowledge.rules = book
+
+    def edge_after_ms(self, at_ms: int) -> int:
+        """The next moment at which what may be shown changes by itself, as far as is known."""
+        return self._filter.edge_after_ms(at_ms)
+
+    def has_rules_for(self, user_id: str) -> bool:
+        """Whether some rule is for this account alone: then its slates are nobody else's."""
+        return self._knowledge.rules.speaks_of(user_id)
+
+    def keep(self, now_ms: int) -> None:
+        """Makes the charts anew; for a thread that does so again and again.
+
+        From the first call on no request makes them.
+        """
+        trending = self._knowledge.trending  # before the values, which are swapped before it
+        trending.refresh(self._knowledge.mirror.values, now_ms)
+        trending.is_kept = True
+
+    def keep_wanted(self, now_ms: int) -> None:
+        """Works out what requests asked for and went without; for the same thread."""
+        known = self._knowledge
+        known.content.work_out_wanted()
+        if known.regions is not None:
+            known.regions.refresh(known.table, now_ms)
+
+    def wake_by(self, wake: Callable[[], None]) -> None:
+        """Who is to be told when there is something for `keep_wanted`."""
+        known = self._knowledge
+        known.content.wake = wake
+        if known.regions is not None:
+            known.regions.wake = wake
 
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""
         request = self._begin(query, viewer, now_ms)
         try:
-            if viewer.row is None or self._knowledge.learned is None:
-                return self._fall_back(request, viewer)
-            self._find(request)
-            scores = self._scoring.score(self._candidates)
-            return self._select(request, scores, Arm.RANKER, viewer.degraded)
+            return self._decide(request, viewer)
+        finally:
+            self._end()
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        """Why a title is, or is not, on the slate of a query. Raises UnknownItemError."""
+        slot = self._knowledge.table.slot_of(item_id)
+        if slot is None:
+            raise UnknownItemError(item_id)
+        request = self._begin(replace(query, debug=True), viewer, now_ms)
+        request.deadline_s = float("inf")  # whoever asks why waits for all sources
+        try:
+            slate = self._decide(request, viewer)
+            return self._explainer.explain(request, slate, slot, is_known=self._is_known(viewer))
         finally:
             self._end()
 
@@ -111,41 +207,92 @@ class Recommender:
         finally:
             self._end()
 
+    def offers(self, query: Query, viewer: Viewer, now_ms: int) -> list[Offer]:
+        """What each source brings for a request, that may be shown; to look into it."""
+        request = self._begin(query, viewer, now_ms)
+        try:
+            found = self._candidates
+            if viewer.row is None or self._knowledge.learned is None:
+                self._retrieval.gather_charts(request, found)
+                self._sift(request)
+            else:
+                self._find(request)
+            return [self._presentation.offer(found, place) for place in range(found.n)]
+        finally:
+            self._end()
+
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
-        """Titles that go with a title: first by co-visitation, then by factors."""
-        learned, slot = self._knowledge.learned, self._knowledge.table.slot_of(item_id)
+        """Titles that go with a title: by co-visitation, by factors, then by what they are.
+
+        The score is the cosine of what they are.
+        """
+        table = self._knowledge.table
+        slot = table.slot_of(item_id)
         if slot is None:
             raise UnknownItemError(item_id)
-        if learned is None:
-            return ()
-        neighbours, cosines = learned.covisitation.neighbours_of(slot)
-        found = {
-            int(k): (float(c), Source.COVISITATION)
-            for k, c in zip(neighbours, cosines, strict=True)
-        }
-        for k, product in _alike(learned, slot, count + len(found) + 1):
-            found.setdefault(k, (product, Source.FOR_YOU))
-        found.pop(slot, None)
-        shown = list(found.items())[:count]
-        return tuple(self._presentation.alike(k, *what) for k, what in shown)
+        found = self._retrieval.alike(slot, count)
+        cosines = table.contents[[other for other, _ in found]] @ table.contents[slot]
+        return tuple(
+            self._presentation.alike(other, cosine, source)
+            for (other, source), cosine in zip(found, cosines.tolist(), strict=True)
+        )
+
+    def continue_watching(
+        self, viewer: Viewer, count: int, now_ms: int, query: Query | None = None
+    ) -> tuple[SlateItem, ...]:
+        """What the viewer has begun, and what comes after what was watched; newest first.
+
+        Only what the query lets pass, if there is one.
+        """
+        request = self._begin(query or Query(""), viewer, now_ms)
+        try:
+            found = self._candidates
+            going_on = {title.slot: title for title in self._retrieval.gather_begun(request, found)}
+            self._filter.apply(request, found)
+            slots = found.slots[: min(found.n, count)].tolist()
+            return tuple(self._presentation.begun(going_on[slot]) for slot in slots)
+        finally:
+            self._end()
 
     def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
-        """What is being watched now, by the one-day trend, of the genres of a query if any."""
+        """What is being watched now, of the genres of a query if any.
+
+        First what its region watches, if that is known, then by the one-day trend.
+        """
         trend = np.ascontiguousarray(self._knowledge.mirror.values[:, _TREND_1D])
         request = self._begin(query, Viewer(None), now_ms)
+        found = self._candidates
         try:
-            slots = self._filter.best(request, trend, query.count, self._candidates.places)
+            found.offer(self._retrieval.regional(request), query.count, Source.REGION)
+            self._filter.apply(request, found)
+            regional = found.slots[: min(found.n, query.count)].tolist()
+            rest = self._filter.best(request, trend, query.count - len(regional), found.places)
         finally:
             self._end()
         return tuple(
-            self._presentation.listed(int(slot), float(trend[slot]), Source.TRENDING)
+            self._presentation.listed(slot, float(trend[slot]), source)
+            for slots, source in ((regional, Source.REGION), (rest.tolist(), Source.TRENDING))
             for slot in slots
-            if trend[slot] > 0
+            if trend[slot] > 0 or source == Source.REGION
         )
+
+    def _is_known(self, viewer: Viewer) -> bool:
+        """Whether a slate is ranked for the viewer, rather than taken from the charts."""
+        return viewer.row is not None and self._knowledge.learned is not None
+
+    def _decide(self, request: Request, viewer: Viewer) -> Slate:
+        """The slate; candidates stay as they are."""
+        if not self._is_known(viewer):
+            return self._fall_back(request, viewer)
+        self._find(request)
+        scores = self._scoring.score(self._candidates)
+        lead(self._candidates, scores)
+        return self._select(request, scores, Arm.RANKER, viewer.degraded)
 
     def _begin(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
         known = self._knowledge
         request = Request.of(query, viewer, now_ms, known.table, known.hot(now_ms))
+        request.deadline_s = time.perf_counter() + self._budget_s
         self._filter.begin(request)
         return request
 
@@ -157,6 +304,7 @@ class Recommender:
 
     def _find(self, request: Request) -> None:
         """The stages up to the score, for a viewer of whom something is known."""
+        self._filter.admit_pins(request, self._candidates)
         self._retrieval.gather(request, self._candidates)
         self._sift(request)
 
@@ -164,7 +312,7 @@ class Recommender:
         """From candidates to hydrated candidates that may be shown."""
         found = self._candidates
         self._filter.apply(request, found)
-        self._filter.refill(request, found, max(request.query.count, MIN_CANDIDATES))
+        self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
         self._retrieval.describe(request, found, 0, found.n)
         self._scoring.hydrate(request, found)
 
@@ -173,6 +321,7 @@ class Recommender:
     ) -> Slate:
         """The slate."""
         found = self._candidates
+        self._filter.boost(request, found)
         plan = self._selection.choose(request, found, scores, base)
         return self._slate(request, plan, scores, degraded)
 
@@ -182,18 +331,23 @@ class Recommender:
         found, known = self._candidates, self._knowledge
         clicks = self._scoring.click_probabilities(found.features[plan.places])
         learned, overlay = known.learned, known.overlay
+        items = self._presentation.items(plan, found, scores, clicks, request.rule_of)
+        if request.query.debug:
+            items = with_contributions(known, items)
         return Slate(
-            self._presentation.items(plan, found, scores, clicks),
+            items,
             "" if learned is None else learned.bundle.version,
             self._feature_version,
             found.n,
-            degraded,
+            (*degraded, *request.degraded),
             RANKING_COLUMNS,
             CONTEXT_NAMES[plan.context],
             "" if overlay is None else overlay.beliefs.policy.name,
             0 if overlay is None else overlay.sequence,
             removed=request.removed,
             stage_ms=request.stage_ms,
+            rules=request.rules,
+            has_more=found.n > len(plan.places),
         )
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:
@@ -204,15 +358,7 @@ class Recommender:
         has_bundle = self._knowledge.learned is not None
         degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
         found = self._candidates
+        self._filter.admit_pins(request, found)
         self._retrieval.gather_charts(request, found)
         self._sift(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
-
-
-def _alike(learned: Learned, slot: int, n: int) -> list[tuple[int, float]]:
-    """Slots of the titles whose factors go best with those of one, and the products."""
-    if not learned.has_factors[slot]:
-        return []
-    vector = learned.factors[slot]
-    slots = learned.nearest(vector, n)
-    return list(zip(slots.tolist(), (learned.factors[slots] @ vector).tolist(), strict=True))

@@ -15,6 +15,8 @@ from serving.slate import Query, Viewer
 Floats = NDArray[np.float32]
 Slots = NDArray[np.int64]
 
+NOTHING: Slots = np.zeros(0, np.int64)
+
 
 @dataclass(slots=True)
 class Request:
@@ -27,9 +29,15 @@ class Request:
     history: Slots  # (N_TITLES,) catalogue slots of the viewer's titles, newest first, or -1
     hot: HotLists
     load_level: int = 0  # 0..3: how much is to be left out; see serving.guard
+    liked: Slots = field(default_factory=lambda: NOTHING)  # of these, without rejected ones
+    deadline_s: float = float("inf")  # by time.perf_counter: sources that come later are left out
+    degraded: list[str] = field(default_factory=list)  # what this request did without
+    allowed: NDArray[np.bool_] | None = None  # (n_items,) set where less than half may be shown
+    pins: tuple[tuple[int, int], ...] = ()  # (slot of the slate, catalogue slot), by rules
+    boosts: Floats | None = None  # (n,) by candidate, in deviations of the score; None: no rule
+    rules: tuple[str, ...] = ()  # ids of those that took effect
+    rule_of: dict[int, str] = field(default_factory=dict)  # pin or boost by catalogue slot
     factors: Floats | None = None  # of the viewer; None where no title of theirs has any
-    pins: tuple[tuple[int, int], ...] = ()  # slots of the slate and catalogue slots, by rules
-    boosts: Floats | None = None  # (n,) by candidate, in deviations of the score; by rules
     removed: dict[str, int] = field(default_factory=dict)  # candidates taken out, by filter
     stage_ms: dict[str, float] = field(default_factory=dict)
 

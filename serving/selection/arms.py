@@ -33,9 +33,9 @@ GOOD_RATING_LOW: Final = 6.0  # lower bound of the mean; 5.85 for a title withou
 _FOUND_BY: Final = np.array(  # (bit of the arm, bits of its sources)
     [
         (1 << Arm.ALS, 1 << Source.FOR_YOU),
-        (1 << Arm.COVISITATION, 1 << Source.COVISITATION),
-        (1 << Arm.TRENDING, 1 << Source.TRENDING | 1 << Source.WEEK),
-        (1 << Arm.NEW, 1 << Source.NEW),
+        (1 << Arm.COVISITATION, 1 << Source.COVISITATION | 1 << Source.SESSION),
+        (1 << Arm.TRENDING, 1 << Source.TRENDING | 1 << Source.WEEK | 1 << Source.REGION),
+        (1 << Arm.NEW, 1 << Source.NEW | 1 << Source.ARRIVAL),
     ],
     np.int64,
 )
@@ -53,7 +53,7 @@ Bits = NDArray[np.uint16]
 
 
 @compiled
-def mark_arms(features: NDArray[np.float32], sources: Bits, bits: Bits) -> None:
+def mark_arms(features: NDArray[np.float32], sources: NDArray[np.uint32], bits: Bits) -> None:
     """Fills `bits` for `(n, N_COLUMNS)` features and `(n,)` sources. O(n)."""
     n = len(bits)
     likes = np.zeros(n, np.float32)
