@@ -21,9 +21,10 @@ from benchmarks.common import console, report
 from features.compiled import Rows
 from features.ranking import RANKING_COLUMNS
 from features.vocabulary import Arm
-from infra.evaluate import AT, MISSED, Quality
 from infra.train import REFRESH_MS, LocalFeatures, next_titles, train_bundle
-from offline.datasets import EventColumns, Selection as Part, find_data_folder, open_dataset
+from offline.datasets import EventColumns, find_data_folder, open_dataset
+from offline.datasets import Selection as Part
+from offline.next_title import AT, MISSED, Quality
 from serving.bundle import Bundle, load_current
 from serving.knowledge import Knowledge
 from serving.recommender import Recommender
@@ -70,9 +71,7 @@ def tuned_on(columns: EventColumns, local: LocalFeatures, limit: int) -> NDArray
     return chosen[np.linspace(0, len(chosen) - 1, min(limit, len(chosen))).astype(np.int64)]
 
 
-def rankings(
-    local: LocalFeatures, bundle: Bundle, events: NDArray[np.int64]
-) -> Iterator[Ranking]:
+def rankings(local: LocalFeatures, bundle: Bundle, events: NDArray[np.int64]) -> Iterator[Ranking]:
     """What the engine would have chosen from before each event."""
     recommender = Recommender(local.table, local.mirror, bundle, refresh_ms=REFRESH_MS)
     assert bundle.ranker is not None  # noqa: S101 (trained just now)
@@ -88,9 +87,11 @@ def rankings(
         )
 
 
-def measured(kept: list[Ranking], local: LocalFeatures, config: SelectionConfig) -> dict[str, float]:
+def measured(
+    kept: list[Ranking], local: LocalFeatures, config: SelectionConfig
+) -> dict[str, float]:
     """Slates of all rankings by one setting."""
-    knowledge = Knowledge(local.table, local.mirror, Trending(len(local.table), REFRESH_MS))
+    knowledge = Knowledge(local.table, local.mirror, Trending(local.table, REFRESH_MS))
     selection = Selection(knowledge, None, config)
     found = Candidates(len(local.table), N_KEPT)
     places, took_ms, shown = [], [], []
