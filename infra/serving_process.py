@@ -8,6 +8,7 @@ import numpy as np
 import structlog
 import uvloop
 
+from features.answer_store import RedisAnswers
 from features.clock import Clock, StreamClock, WallClock
 from features.item_row import MAX_PARTITIONS
 from features.log import LogError
@@ -79,16 +80,11 @@ async def _serve(settings: Settings) -> None:
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)
-    tracker = Tracker(
-        track_writer(kafka, serving.track_timeout_ms),
-        interactions,
-        clock,
-        max_in_flight=serving.track_max_in_flight,
-        timeout_s=serving.track_timeout_ms / 1_000,
-    )
+    tracker = _tracker(settings, clock)
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
+    shared = RedisAnswers(settings.redis.config()) if serving.answers_shared else None
     cache = _cache(settings)
     repeats = Repeats(
         cache,
@@ -119,7 +115,7 @@ async def _serve(settings: Settings) -> None:
             topic=interactions,
             default_wait_ms=serving.default_wait_ms,
             pages=PageTokens.of(serving, WallClock()),
-            answers=Answers.of(serving),
+            answers=Answers.of(serving, shared),
             repeats=repeats,
         ),
         _admin(settings, tracker, ledger_writer, rules),
@@ -146,6 +142,20 @@ async def _serve(settings: Settings) -> None:
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+        if shared is not None:
+            await shared.close()
+
+
+def _tracker(settings: Settings, clock: Clock) -> Tracker:
+    """What writes events to the log."""
+    serving = settings.serving
+    return Tracker(
+        track_writer(settings.kafka.log_config(), serving.track_timeout_ms),
+        settings.kafka.prefix + topics.INTERACTIONS,
+        clock,
+        max_in_flight=serving.track_max_in_flight,
+        timeout_s=serving.track_timeout_ms / 1_000,
+    )
 
 
 def _rules(settings: Settings, recommender: Recommender, cache: SlateCache) -> RuleFollower:
