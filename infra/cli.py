@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
@@ -46,6 +47,7 @@ user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
 topics_app.add_typer(topics_ops_app)
@@ -468,7 +470,28 @@ def train(
     for name, value in manifest.metrics.items():
         table.add_row(name, f"{value:,.4g}")
     console.print(table)
-    console.print(f"in {folder / manifest.version}; `headrace serve` takes it at its next start")
+    console.print(f"in {folder / manifest.version}; running servers take it within seconds")
+
+
+@app.command()
+def refresh(
+    dataset: Dataset,
+    from_: Annotated[str | None, typer.Option("--from", help="first date, ISO, UTC")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="date behind the last, ISO, UTC")] = None,
+    until_now: Annotated[bool, typer.Option(help="shift times: the last event is now")] = False,
+) -> None:
+    """Fits factors and neighbours of titles anew; the ranker stays that of the current bundle."""
+    from infra.producers import dataset as open_source
+    from infra.stack import bundles_folder
+    from infra.train import refresh_bundle
+    from offline.datasets import Selection
+
+    source = open_source(Settings(), dataset, until_now=until_now)
+    folder = bundles_folder(Settings())
+    selection = Selection(instant_ms(from_), instant_ms(to))
+    with _progress() as progress:
+        manifest = refresh_bundle(source, folder, selection=selection, progress=progress)
+    console.print(f"bundle {manifest.version} in {folder / manifest.version}")
 
 
 @evaluate_app.command("replay")

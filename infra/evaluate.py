@@ -6,8 +6,10 @@ the server would make it at that moment; then the event is taken in. Training sa
 Full ranking over all titles, no sampling. Only what a viewer watched next and had never touched
 counts; the viewer must have been seen before.
 
-Beside it stand, on the same events: the engine with its rows and its mirror as they were when the
-replay began (what freshness is worth), three charts (`offline.charts`), and three recommenders
+Factors and neighbours of titles are fitted anew each day, as a scheduled `headrace refresh` would;
+the ranker is that of the split. Beside it stand, on the same events: the engine with the bundle of
+the split throughout, the engine with its rows and its mirror, too, as they were when the replay
+began (together: what freshness is worth), three charts (`offline.charts`), and three recommenders
 that are refitted daily (`offline.baselines`). What slates are like beside being right says
 `offline.slates`.
 """
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +27,27 @@ from rich.progress import Progress
 from rich.table import Table
 
 from features.ids import id_hashes
-from infra.train import REFRESH_MS, LocalFeatures, next_titles, train_bundle
+from infra.train import REFRESH_MS, FreshModels, LocalFeatures, next_titles, train_bundle
 from offline.baselines import BASELINES, Fit, places_by_day
 from offline.charts import CHARTS, chart_places
 from offline.datasets import Dataset, EventColumns, Selection
 from offline.next_title import AT, MISSED, Quality, by_day, gains_of
 from offline.slates import NOBODY, SlateMetrics
 from offline.train import POSITIVE_TYPES, TrainConfig
-from serving.bundle import load_current
+from serving.bundle import Bundle, load_current
 from serving.recommender import Recommender
 from serving.retrieval.base import Quotas
 from serving.slate import Query, SlateItem
 
 RECALL_AT = 1_000  # candidates
 TELL_EVERY = 100  # slates
-ENGINE, FROZEN = "Headrace", "Headrace, state frozen at the split"
+ENGINE = "Headrace"
+ONE_BUNDLE = "Headrace, bundle of the split"
+FROZEN = "Headrace, all frozen at the split"
+VARIANTS = (ENGINE, ONE_BUNDLE, FROZEN)
 KEYS = {  # of figures that a machine reads
-    ENGINE: "", FROZEN: "frozen", **dict(zip(CHARTS, ("popular", "popular_7d", "trend_1d"), strict=True)),
+    ENGINE: "", ONE_BUNDLE: "one_bundle", FROZEN: "frozen",
+    **dict(zip(CHARTS, ("popular", "popular_7d", "trend_1d"), strict=True)),
 }  # fmt: skip
 
 
@@ -50,7 +57,7 @@ class Evaluation:
 
     dataset: str
     n_slates: int
-    qualities: dict[str, Quality]  # of ENGINE first, then FROZEN, the charts and the baselines
+    qualities: dict[str, Quality]  # of VARIANTS, the charts and the baselines
     recall_at_1000: float  # next titles among the engine's first 1,000 candidates
     slates: SlateMetrics  # of the engine
     by_source: dict[str, int]  # hits of the engine by the source of the title
@@ -75,7 +82,7 @@ class Evaluation:
     @property
     def is_ahead(self) -> bool:
         """Whether the engine beats every chart and every baseline in both metrics."""
-        others = [found for name, found in self.qualities.items() if name not in (ENGINE, FROZEN)]
+        others = [found for name, found in self.qualities.items() if name not in VARIANTS]
         return all(self.engine.is_ahead_of(other) for other in others)
 
     def figures(self) -> dict[str, float]:
@@ -98,7 +105,7 @@ def key_of(metric: str, name: str) -> str:
     ('hr_at_20', 'hr_at_20_frozen', 'ease_hr_at_20')
     """
     key = KEYS.get(name, name)
-    if name == FROZEN:
+    if name in (ONE_BUNDLE, FROZEN):
         return f"{metric}_{key}"
     return f"{key}_{metric}" if key else metric
 
@@ -150,20 +157,22 @@ def evaluate_replay(
         bundle = load_current(Path(folder))
     trained_s = time.perf_counter()
 
-    def engine(until: int | None, name: str) -> tuple[LocalFeatures, NDArray[np.int64], _Seen]:
-        local = LocalFeatures(columns, dataset.catalogue())
-        chosen = _chosen(columns, local, start, limit)
+    local = LocalFeatures(columns, dataset.catalogue())
+    chosen = _chosen(columns, local, start, limit)
+
+    def replayed(local: LocalFeatures, name: str, **options: Any) -> _Seen:
         recommender = Recommender(
             local.table, local.mirror, bundle, quotas=quotas, refresh_ms=REFRESH_MS
         )
-        tell = _teller(progress, name, len(chosen))
-        return local, chosen, replay(local, recommender, chosen, tell, until=until)
+        return replay(local, recommender, chosen, _teller(progress, name, len(chosen)), **options)
 
-    local, chosen, seen = engine(None, "slates, then events")
+    refresh = _refresher(columns, bundle, config or TrainConfig())
+    seen = replayed(local, "slates, then events", refresh=refresh)
     replayed_s = time.perf_counter()
     places = {ENGINE: np.array(seen.places, np.int64)}
-    if with_others:
-        places[FROZEN] = np.array(engine(start, "slates, state frozen")[2].places, np.int64)
+    for name, until in ((ONE_BUNDLE, None), (FROZEN, start)) if with_others else ():
+        again = LocalFeatures(columns, dataset.catalogue())
+        places[name] = np.array(replayed(again, name, until=until).places, np.int64)
     places |= _places_of_others(columns, chosen, progress, BASELINES if with_others else {})
     at_ms = columns.at_ms[chosen]
     return Evaluation(
@@ -183,6 +192,19 @@ def evaluate_replay(
     )
 
 
+def _refresher(
+    columns: EventColumns, bundle: Bundle, config: TrainConfig
+) -> Callable[[int], Bundle | None]:
+    """What has a newer bundle at an event where one is due: other titles, the same ranker."""
+    fresh = FreshModels(columns, bundle.models.latest_year, config)
+
+    def refresh(event: int) -> Bundle | None:
+        models = fresh.due(event)
+        return None if models is None else bundle.with_models(models)
+
+    return refresh
+
+
 def replay(
     local: LocalFeatures,
     recommender: Recommender,
@@ -190,11 +212,17 @@ def replay(
     tell: Callable[[int], None],
     *,
     until: int | None = None,
+    refresh: Callable[[int], Bundle | None] = lambda _: None,
 ) -> _Seen:
-    """A slate before each chosen event; events are taken in in order, from `until` on no more."""
+    """A slate before each chosen event; events are taken in in order, from `until` on no more.
+
+    `refresh` may have a newer bundle at an event.
+    """
     seen = _Seen()
     for number, event in enumerate(chosen.tolist()):
         local.advance(event if until is None else min(event, until))
+        if (newer := refresh(event)) is not None:
+            recommender.use(newer)
         query = Query(local.columns.user_ids[local.columns.user[event]], count=AT)
         viewer, now_ms = local.viewer(event), local.now_ms(event)
         began_s = time.perf_counter()

@@ -33,6 +33,7 @@ from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.pages import PageTokens
 from serving.recommender import Recommender
+from serving.reload import BundleWatcher, try_out
 from serving.repeats import Repeats
 from serving.retrieval.regional import RegionCharts
 from serving.rules.book import RuleBook
@@ -40,7 +41,7 @@ from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
 from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
-from serving.server import Server, serve
+from serving.server import Server, guard_of, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import NO_FILTERS, Filters, Query, Viewer
 from serving.slate_cache import SlateCache
@@ -102,6 +103,7 @@ async def _serve(settings: Settings) -> None:
     tracker.start()
     recorder.start()
     ledger_writer.start()
+    guard = guard_of(serving)
     server = Server(
         serving,
         IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
@@ -119,11 +121,15 @@ async def _serve(settings: Settings) -> None:
             repeats=repeats,
         ),
         _admin(settings, tracker, ledger_writer, rules),
+        guard,
     )
+    watcher = _watcher(settings, recommender, clock)
+    watching: list[asyncio.Task[None]] = []
 
     async def warm() -> None:
         _warm_up(recommender, clock)
         repeats.prepare(recommender, Query(""))
+        watching.append(asyncio.create_task(watcher.run()))
         READY.set(1)
 
     renewing = asyncio.create_task(repeats.renew(recommender))
@@ -134,6 +140,8 @@ async def _serve(settings: Settings) -> None:
         renewing.cancel()
         catalogue.stop()
         keeper.stop()
+        for task in watching:
+            task.cancel()
         follower.stop()
         models.stop()
         rules.stop()
@@ -251,6 +259,26 @@ def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFol
         clock,
         clock.advance if isinstance(clock, StreamClock) else None,
         lambda: read_priors(RedisRowStore(link, GLOBALS, redis)),
+    )
+
+
+def _watcher(
+    settings: Settings, recommender: Recommender, clock: Clock
+) -> BundleWatcher[Recommender]:
+    """What takes other bundles into use; several processes take turns with it by chance."""
+
+    def prepare(bundle: Bundle) -> Recommender:
+        trial = recommender.trial(bundle)
+        try_out(trial.recommend, bundle, clock.now_ms())
+        return trial
+
+    return BundleWatcher(
+        bundles_folder(settings),
+        prepare,
+        recommender.adopt,
+        version=recommender.bundle_version,
+        rng=np.random.default_rng(),
+        spread_s=float(settings.serving.processes - 1),
     )
 
 

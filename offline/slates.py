@@ -158,7 +158,7 @@ def _distances(slates: Slots, genres: NDArray[np.uint32]) -> Doubles:
                     continue
                 left, right = np.int64(genres[slates[i, a]]), np.int64(genres[slates[i, b]])
                 if left != 0 and right != 0:
-                    total += 1.0 - _bits(left & right) / _bits(left | right)
+                    total += 1.0 - _bits(int(left & right)) / _bits(int(left | right))
                     n += 1
         if n > 0:
             found[i] = total / n

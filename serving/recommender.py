@@ -121,6 +121,19 @@ class Recommender:
         table = self._knowledge.table
         self._knowledge.learned = None if bundle is None else Learned.of(bundle, table)
 
+    @property
+    def bundle_version(self) -> str:
+        """Of the bundle in use; empty without one."""
+        return "" if self._learned is None else self._learned.bundle.version
+
+    def trial(self, bundle: Bundle) -> "Recommender":
+        """Another one over the same catalogue and mirror, to try a bundle in another thread."""
+        return Recommender(self._table, self._mirror, bundle, quotas=self._quotas)
+
+    def adopt(self, trial: "Recommender") -> None:
+        """Answers from the bundle of a trial from the next request on. O(1)."""
+        self._learned = trial._learned
+
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
         self._knowledge.overlay = overlay

@@ -63,8 +63,8 @@ def keep_best(
 
     `sources`, `(n,)`, has a bit for each source of a candidate. Of every source its best
     `min_per_source` are kept (all, where it has fewer), and of the others the best, up to `n_keep`
-    in all; more only where the sources' own are more. Of equal scores the first counts.
-    O(n log n_keep).
+    in all; more only where the sources' own are more. Which of equal scores is kept is the same
+    every time, and nothing more. O(n log n_keep).
     """
     n = len(scores)
     is_kept = np.zeros(n, np.bool_)

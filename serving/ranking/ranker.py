@@ -1,5 +1,8 @@
 """Scores candidates with the bundle's trees, on one thread."""
 
+from collections.abc import Mapping
+from typing import Final
+
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
@@ -7,6 +10,10 @@ from numpy.typing import NDArray
 from features.bundle_format import BundleError
 from features.ranking import RANKING_COLUMNS
 from serving.ranking.trees import TreeError, Trees
+
+# A ranker of logged slates has learned with the slot as its last column: here all are in the first.
+SLOT_COLUMN: Final = "slot"
+FIXED: Final[Mapping[int, float]] = {len(RANKING_COLUMNS): 0.0}
 
 
 class Ranker:
@@ -19,8 +26,16 @@ class Ranker:
     def __init__(self, booster: lightgbm.Booster) -> None:
         self._text: str = booster.model_to_string()
         self._booster: lightgbm.Booster | None = None
+        # Tree by tree: all at once would be one long text, whose parsing nothing interrupts, and
+        # a server reads rankers while it answers.
         self._trees = Trees.of(
-            [tree["tree_structure"] for tree in booster.dump_model()["tree_info"]]
+            [
+                booster.dump_model(num_iteration=1, start_iteration=k)["tree_info"][0][
+                    "tree_structure"
+                ]
+                for k in range(booster.num_trees())
+            ],
+            FIXED,
         )
 
     @classmethod
@@ -31,7 +46,7 @@ class Ranker:
             found = tuple(booster.feature_name())
         except (lightgbm.basic.LightGBMError, TypeError, ValueError) as error:
             raise BundleError(f"{name} must be a LightGBM model; {error}") from error
-        if found != RANKING_COLUMNS:
+        if found not in (RANKING_COLUMNS, (*RANKING_COLUMNS, SLOT_COLUMN)):
             odd = sorted(set(found) ^ set(RANKING_COLUMNS)) or ["their order"]
             raise BundleError(
                 f"{name} must be trained on the {len(RANKING_COLUMNS)} ranking columns of this "

@@ -4,7 +4,7 @@
     a slot owed to serendipity           with probability q, see `_owed`
     any other                            by `online_models.propensity`, with probability 1 - q
 
-so P(arm) = q [arm is serendipity] + (1 - q) P(arm by the policy), each slot's given those before it.
+so P(arm) = q [arm is serendipity] + (1 - q) P(arm by the policy), given the slots before.
 """
 
 from typing import Final, NamedTuple
@@ -59,9 +59,7 @@ class Belief(NamedTuple):
     """What is believed of arms and of titles."""
 
     draws: Draws
-    shares: (
-        Floats  # (N_SETS, N_ARMS) won by each arm, by the set of those left; zero: not known yet
-    )
+    shares: Floats  # (N_SETS, N_ARMS) won by each arm, by the set of those left; zero: not yet
     means: Floats  # (N_ARMS,)
     ids: NDArray[np.uint64]  # by catalogue slot
     known_items: NDArray[np.uint64]  # these three: the tables of an `ItemPolicy`
@@ -235,15 +233,16 @@ def _share_out(draws: Draws, left: Ints, shares: Floats) -> Floats:
     for arm in range(N_ARMS):
         if left[arm] > 0:
             arms |= 1 << arm
-    if shares[arms].sum() == 0.0:
-        share_out(draws, left > 0, shares[arms])
-    return shares[arms]
+    among: Floats = shares[arms]
+    if among.sum() == 0.0:
+        share_out(draws, left > 0, among)
+    return among
 
 
 @compiled
 def _start(pool: Pool, arm: int) -> int:
     """The first place in the order with a candidate of an arm that is left."""
-    at = pool.starts[arm]
+    at = int(pool.starts[arm])
     while at < len(pool.order):
         place = pool.order[at]
         if not pool.taken[place] and (pool.bits[place] >> arm) & 1:

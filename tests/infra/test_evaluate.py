@@ -8,6 +8,8 @@ from infra.evaluate import (
     ENGINE,
     FROZEN,
     KEYS,
+    ONE_BUNDLE,
+    VARIANTS,
     draw_over_time,
     evaluate_replay,
     slates_table_of,
@@ -44,7 +46,7 @@ def found():
 
 
 def test_the_engine_is_ahead_of_every_chart(found):
-    assert list(found.qualities) == [ENGINE, FROZEN, *CHARTS, *BASELINES]
+    assert list(found.qualities) == [*VARIANTS, *CHARTS, *BASELINES]
     assert all(found.engine.is_ahead_of(chart) for chart in found.charts.values()), found
 
 
@@ -88,8 +90,8 @@ def test_machines_read_figures_by_name(found):
 
 def test_tables_and_the_picture_show_all_of_it(found, tmp_path):
     names = list(table_of(found).columns[0].cells)
-    assert names == [FROZEN, *CHARTS, *BASELINES, "[bold]Headrace"]
-    assert set(KEYS) == {ENGINE, FROZEN, *CHARTS}
+    assert names == [ONE_BUNDLE, FROZEN, *CHARTS, *BASELINES, "[bold]Headrace"]
+    assert set(KEYS) == {*VARIANTS, *CHARTS}
     assert slates_table_of(found).row_count == 6
     pytest.importorskip("matplotlib")
     draw_over_time(found, tmp_path / "docs" / "ndcg.png")
