@@ -108,7 +108,7 @@ def _relative(rates: Floats) -> Floats:
     for slot in range(1, len(found)):
         if np.isnan(found[slot]):
             found[slot] = found[slot - 1]
-    return np.clip(found, LEAST_EXAMINED, 1.0)
+    return np.asarray(np.clip(found, LEAST_EXAMINED, 1.0))
 
 
 def inverse_propensities(

@@ -159,8 +159,8 @@ class Server:
         guard: Guard | None = None,
     ) -> None:
         self._settings = settings
-        self._http = _json_door(settings, ingest, recommendations)
         self.guard = guard or guard_of(settings)
+        self._http = _json_door(settings, ingest, recommendations, self.guard)
         self._probe = QueueProbe(_delay_control(settings, self.guard.load), PROBED)
         watchful = GuardInterceptor(
             self.guard,
@@ -258,7 +258,10 @@ class Server:
 
 
 def _json_door(
-    settings: ServingSettings, ingest: IngestServicer, recommendations: RecommendationServicer
+    settings: ServingSettings,
+    ingest: IngestServicer,
+    recommendations: RecommendationServicer,
+    guard: Guard,
 ) -> Listens | None:
     """The port that speaks JSON, where the settings ask for one. Raises OSError."""
     if settings.http_port is None:
@@ -267,7 +270,7 @@ def _json_door(
         from serving.http.listener import HttpListener  # noqa: PLC0415 (optional packages)
     except ImportError as error:
         raise OSError(f"http_port needs the extra http of the package headrace: {error}") from error
-    return HttpListener(settings, ingest, recommendations)
+    return HttpListener(settings, ingest, recommendations, guard)
 
 
 async def serve(
