@@ -48,6 +48,7 @@ async def _serve(settings: Settings) -> None:
     kafka, prefix = settings.kafka.log_config(), settings.kafka.prefix
     serving = settings.serving
     clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
+    guard = guard_of(serving)  # whoever answers more cheaply under load reads guard.load.level
     table = Catalogue(kafka, prefix + topics.CATALOG).read()
     mirror = ItemMirror(table.ids)
     follower = _follower(settings, mirror, clock)
@@ -75,7 +76,6 @@ async def _serve(settings: Settings) -> None:
     tracker.start()
     recorder.start()
     ledger_writer.start()
-    guard = guard_of(serving)
     server = Server(
         serving,
         IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
