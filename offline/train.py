@@ -22,6 +22,7 @@ from features.events import CatalogItem
 from features.ids import id_hashes
 from features.vocabulary import EventType
 from offline.bundle import Extras, Provenance, read_ranking, write_bundle
+from offline.cheap_stage import CheapConfig, fit_cheap, measure_cheap
 from offline.cold_factors import fit_content_map
 from offline.datasets import EventColumns
 from offline.faiss_index import build_index
@@ -44,6 +45,7 @@ class TrainConfig:
     als: AlsConfig = field(default_factory=AlsConfig)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
+    cheap: CheapConfig = field(default_factory=CheapConfig)
     window_share: float = 0.4  # of the events, the last ones: the ranker's examples
     max_queries: int = 30_000  # examples at most; the newest
     n_held_out: int = 1_000  # of the examples, the last ones: for measuring alone
@@ -138,6 +140,7 @@ def train(
     booster = fit_ranker(examples, config.ranker, bar)
     models = fit_models(events, latest, config, shown, "of all events")
     content_map = fit_content_map(models, catalogue)
+    cheap = fit_cheap(examples, config.cheap)
     return write_bundle(
         bundles,
         models,
@@ -148,10 +151,17 @@ def train(
             int(events.at_ms[0]),
             int(events.at_ms[-1]),
             len(events),
-            {"examples": float(len(examples.rows)), **measure(booster, examples)},
+            {
+                "examples": float(len(examples.rows)),
+                **measure(booster, examples),
+                **measure_cheap(cheap, booster, examples),
+            },
             config.parameters(),
         ),
-        Extras(content_map=None if content_map is None else content_map.weights),
+        Extras(
+            content_map=None if content_map is None else content_map.weights,
+            cheap=cheap.model_to_string(),
+        ),
     )
 
 

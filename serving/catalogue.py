@@ -131,6 +131,7 @@ class CatalogueTable:
         bigger.regions_of_set = self.regions_of_set.copy()
         bigger.arrivals, bigger.episodes = self.arrivals, self.episodes
         bigger.n_removed, bigger.n_changes = self.n_removed, self.n_changes
+        bigger.changed = self.changed.copy()
         return bigger
 
     def __len__(self) -> int:

@@ -40,9 +40,9 @@ class _Registrar:
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Handler]) -> None:
         """Hands the handlers of a service on, each with our serializer."""
         ours = {name: _with_serialized(handler) for name, handler in handlers.items()}
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, ours),)
-        )
+        generic = grpc.method_handlers_generic_handler(service, ours)
+        self._server.add_generic_rpc_handlers((generic,))
+        self._server.add_registered_method_handlers(service, ours)
 
 
 def _with_serialized(handler: Handler) -> Handler:

@@ -3,7 +3,7 @@
 Its parts are swapped by reference between requests, never during one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from features.id_map import IdMap
 from serving.catalogue import CatalogueTable
 from serving.learned import Learned
 from serving.overlay import Overlay
+from serving.retrieval.content import ContentNeighbours
+from serving.retrieval.regional import RegionCharts
 from serving.retrieval.trending import HotLists, Trending
 from serving.rules.book import NO_RULES, RuleBook
 
@@ -38,7 +40,12 @@ class Knowledge:
     trending: Trending
     learned: Learned | None = None
     overlay: Overlay | None = None
+    content: ContentNeighbours = field(init=False)
+    regions: RegionCharts | None = None
     rules: RuleBook = NO_RULES
+
+    def __post_init__(self) -> None:
+        self.content = ContentNeighbours(self.table)
 
     def hot(self, now_ms: int) -> HotLists:
         """The charts as of a moment."""

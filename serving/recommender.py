@@ -1,16 +1,20 @@
-"""Answers requests: retrieve -> filter -> hydrate -> score -> select.
+"""Answers requests: retrieve -> filter -> narrow -> hydrate -> score -> select.
 
     retrieve   sources offer candidates: neighbours of the viewer's last titles, factors, lists
     filter     not what the viewer has watched, what is excluded, of other genres, not out yet
-    hydrate    a row of features for each candidate, the very function that training uses
-    score      the bundle's trees
+    narrow     a first look at all of them: the best go on, and some of every source
+    hydrate    a row of features for each that is left, the very function that training uses
+    score      the bundle's trees, and what is learnt from outcomes as far as the bundle lets it
     select     each slot to an arm, the arm's best candidate into it, with the chances that it had
 
 Everything is computed at the request from the viewer's row and the mirror as they are: the last
 event is in it. One thread at a time; arrays are made once and used again.
 """
 
-from typing import Final
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,24 +26,35 @@ from features.registry import feature_version
 from features.vocabulary import Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
+from serving.explaining import Explainer, with_contributions
 from serving.filtering.filter import Filter, FilterConfig
 from serving.knowledge import Knowledge, Mirror
 from serving.learned import Learned
 from serving.overlay import Overlay
-from serving.presentation import Presentation
+from serving.presentation import Offer, Presentation
 from serving.ranking.scoring import Scores, Scoring
 from serving.request import Request
-from serving.retrieval.base import Candidates, Quotas, Source
-from serving.retrieval.retrieval import Retrieval
+from serving.retrieval.base import MOST_CANDIDATES, Candidates, Quotas, Source
+from serving.retrieval.regional import RegionCharts
+from serving.retrieval.retrieval import Retrieval, lead
 from serving.retrieval.trending import Trending
 from serving.rules.book import RuleBook
 from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Explorer, Plan
 from serving.selection.selection import Selection
 from serving.shelf import Shelf
-from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.slate import (
+    MAX_COUNT,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    UnknownItemError,
+    Viewer,
+)
 
-NO_BUNDLE: Final = "bundle"  # as named in `degraded`
+NO_BUNDLE, OVERLOAD = "bundle", "overload"  # as named in `degraded`
+CHARTS_ALONE: Final = 2  # a load level
 
 REFRESH_MS: Final = 10_000
 MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
@@ -47,6 +62,19 @@ MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is loo
 _TREND_1D = item_row.NAMES.index("item_trend_1d")
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Load:
+    """How much of the whole can be afforded now; `serving.guard.overload.LoadLevel` is one too."""
+
+    level: int = 0  # 0 all, 1 fewer candidates, from 2 on the charts alone
+
+
+class HasLevel(Protocol):
+    """What has a load level."""
+
+    level: int
 
 
 class Recommender:
@@ -65,13 +93,22 @@ class Recommender:
         refresh_ms: int = REFRESH_MS,
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
+        regions: RegionCharts | None = None,
+        load: HasLevel | None = None,
+        budget_s: float = float("inf"),
         filters: FilterConfig | None = None,
         selection: SelectionConfig | None = None,
     ) -> None:
+        """`regions` has charts of regions; a request gives its sources at most `budget_s`.
+
+        `load` says at each request how much is to be left out.
+        """
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
         trending = Trending(table, refresh_ms)
-        self._knowledge = Knowledge(table, mirror, trending, learned, overlay)
+        self._knowledge = Knowledge(table, mirror, trending, learned, overlay, regions=regions)
+        self._budget_s = budget_s
+        self._load: HasLevel = load or Load()
         self._quotas = quotas
         self._explorer = explorer
         self._filters = filters
@@ -83,17 +120,49 @@ class Recommender:
     def _make_stages(self) -> None:
         """The stages, and their arrays by slot: anew for a bigger table."""
         known, quotas = self._knowledge, self._quotas
-        self._candidates = Candidates(len(known.table), quotas.total + MIN_CANDIDATES)
-        self._retrieval = Retrieval(known, quotas)
+        capacity = min(quotas.total, MOST_CANDIDATES) + MIN_CANDIDATES
+        self._candidates = Candidates(len(known.table), capacity)
+        self._retrieval = Retrieval(known, quotas, capacity)
         self._filter = Filter(known, self._filters)
         self._scoring = Scoring(known)
         self._selection = Selection(known, self._explorer, self._selection_config)
         self._presentation = Presentation(known.table)
+        self._explainer = Explainer(
+            known,
+            self._candidates,
+            self._retrieval,
+            self._filter,
+            self._scoring,
+            self._presentation,
+        )
 
     def use(self, bundle: Bundle | None) -> None:
         """Answers from another bundle from the next request on."""
         table = self._knowledge.table
         self._knowledge.learned = None if bundle is None else Learned.of(bundle, table)
+
+    @property
+    def bundle_version(self) -> str:
+        """Of the bundle in use; empty without one."""
+        learned = self._knowledge.learned
+        return "" if learned is None else learned.bundle.version
+
+    def trial(self, bundle: Bundle) -> "Recommender":
+        """Another one over the same catalogue and mirror, to try a bundle in another thread."""
+        return Recommender(
+            self._knowledge.table, self._knowledge.mirror, bundle, quotas=self._quotas
+        )
+
+    def adopt(self, trial: "Recommender") -> None:
+        """Answers from the bundle of a trial from the next request on.
+
+        O(1), but for the catalogue having outgrown its room during the trial.
+        """
+        theirs, own = trial._knowledge, self._knowledge
+        if theirs.table is own.table or theirs.learned is None:
+            own.learned = theirs.learned
+        else:  # the table has grown meanwhile
+            self.use(theirs.learned.bundle)
 
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
@@ -111,7 +180,7 @@ class Recommender:
         """Whether some rule is for this account alone: then its slates are nobody else's."""
         return self._knowledge.rules.speaks_of(user_id)
 
-    def refresh_charts(self, now_ms: int) -> None:
+    def keep(self, now_ms: int) -> None:
         """Makes the charts anew; for a thread that does so again and again.
 
         From the first call on no request makes them.
@@ -120,15 +189,47 @@ class Recommender:
         trending.refresh(self._knowledge.mirror.values, now_ms)
         trending.is_kept = True
 
+    def keep_wanted(self, now_ms: int) -> None:
+        """Works out what requests asked for and went without; for the same thread."""
+        known = self._knowledge
+        known.content.work_out_wanted()
+        if known.regions is not None:
+            known.regions.refresh(known.table, now_ms)
+
+    def wake_by(self, wake: Callable[[], None]) -> None:
+        """Who is to be told when there is something for `keep_wanted`."""
+        known = self._knowledge
+        known.content.wake = wake
+        if known.regions is not None:
+            known.regions.wake = wake
+
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""
         request = self._begin(query, viewer, now_ms)
         try:
-            if viewer.row is None or self._knowledge.learned is None:
-                return self._fall_back(request, viewer)
-            self._find(request)
-            scores = self._scoring.score(self._candidates)
-            return self._select(request, scores, Arm.RANKER, viewer.degraded)
+            return self._decide(request, viewer)
+        finally:
+            self._end()
+
+    def warm_up(self, now_ms: int) -> None:
+        """Has compiled what only requests with many candidates come to."""
+        request = self._begin(Query("warm-up", count=1), Viewer(None), now_ms)
+        try:
+            self._retrieval.gather_charts(request, self._candidates)
+            self._scoring.narrow(request, self._candidates, least=1)
+        finally:
+            self._end()
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        """Why a title is, or is not, on the slate of a query. Raises UnknownItemError."""
+        slot = self._knowledge.table.slot_of(item_id)
+        if slot is None:
+            raise UnknownItemError(item_id)
+        request = self._begin(replace(query, debug=True), viewer, now_ms)
+        request.deadline_s = float("inf")  # whoever asks why waits for all sources
+        try:
+            slate = self._decide(request, viewer)
+            return self._explainer.explain(request, slate, slot, is_known=self._is_known(viewer))
         finally:
             self._end()
 
@@ -145,41 +246,107 @@ class Recommender:
         finally:
             self._end()
 
+    def offers(self, query: Query, viewer: Viewer, now_ms: int) -> list[Offer]:
+        """What each source brings for a request, that may be shown; to look into it."""
+        request = self._begin(query, viewer, now_ms)
+        try:
+            found = self._candidates
+            if viewer.row is None or self._knowledge.learned is None:
+                self._retrieval.gather_charts(request, found)
+                self._sift(request)
+            else:
+                self._find(request)
+            return [self._presentation.offer(found, place) for place in range(found.n)]
+        finally:
+            self._end()
+
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
-        """Titles that go with a title: first by co-visitation, then by factors."""
-        learned, slot = self._knowledge.learned, self._knowledge.table.slot_of(item_id)
+        """Titles that go with a title: by co-visitation, by factors, then by what they are.
+
+        The score is the cosine of what they are.
+        """
+        table = self._knowledge.table
+        slot = table.slot_of(item_id)
         if slot is None:
             raise UnknownItemError(item_id)
-        if learned is None:
-            return ()
-        neighbours, cosines = learned.covisitation.neighbours_of(slot)
-        found = {
-            int(k): (float(c), Source.COVISITATION)
-            for k, c in zip(neighbours, cosines, strict=True)
-        }
-        for k, product in _alike(learned, slot, count + len(found) + 1):
-            found.setdefault(k, (product, Source.FOR_YOU))
-        found.pop(slot, None)
-        shown = list(found.items())[:count]
-        return tuple(self._presentation.alike(k, *what) for k, what in shown)
+        found = self._retrieval.alike(slot, count)
+        cosines = table.contents[[other for other, _ in found]] @ table.contents[slot]
+        return tuple(
+            self._presentation.alike(other, cosine, source)
+            for (other, source), cosine in zip(found, cosines.tolist(), strict=True)
+        )
+
+    def continue_watching(
+        self, viewer: Viewer, count: int, now_ms: int, query: Query | None = None
+    ) -> tuple[SlateItem, ...]:
+        """What the viewer has begun, and what comes after what was watched; newest first.
+
+        Only what the query lets pass, if there is one.
+        """
+        request = self._begin(query or Query(""), viewer, now_ms)
+        try:
+            found = self._candidates
+            going_on = {title.slot: title for title in self._retrieval.gather_begun(request, found)}
+            self._filter.apply(request, found)
+            slots = found.slots[: min(found.n, count)].tolist()
+            return tuple(self._presentation.begun(going_on[slot]) for slot in slots)
+        finally:
+            self._end()
 
     def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
-        """What is being watched now, by the one-day trend, of the genres of a query if any."""
+        """What is being watched now, of the genres of a query if any.
+
+        First what its region watches, if that is known, then by the one-day trend.
+        """
         trend = np.ascontiguousarray(self._knowledge.mirror.values[:, _TREND_1D])
         request = self._begin(query, Viewer(None), now_ms)
+        found = self._candidates
         try:
-            slots = self._filter.best(request, trend, query.count, self._candidates.places)
+            found.offer(self._retrieval.regional(request), query.count, Source.REGION)
+            self._filter.apply(request, found)
+            regional = found.slots[: min(found.n, query.count)].tolist()
+            rest = self._filter.best(request, trend, query.count - len(regional), found.places)
         finally:
             self._end()
         return tuple(
-            self._presentation.listed(int(slot), float(trend[slot]), Source.TRENDING)
+            self._presentation.listed(slot, float(trend[slot]), source)
+            for slots, source in ((regional, Source.REGION), (rest.tolist(), Source.TRENDING))
             for slot in slots
-            if trend[slot] > 0
+            if trend[slot] > 0 or source == Source.REGION
         )
+
+    def _is_known(self, viewer: Viewer) -> bool:
+        """Whether a slate is ranked for the viewer, rather than taken from the charts."""
+        return viewer.row is not None and self._knowledge.learned is not None
+
+    def _decide(self, request: Request, viewer: Viewer) -> Slate:
+        """The slate; candidates stay as they are."""
+        if not self._is_known(viewer) or request.load_level >= CHARTS_ALONE:
+            return self._fall_back(request, viewer)
+        found, since_s = self._candidates, time.perf_counter()
+        self._filter.admit_pins(request, found)
+        self._retrieval.gather(request, found)
+        since_s = request.note("retrieve", since_s)
+        self._filter_out(request)
+        since_s = request.note("filter", since_s)
+        self._retrieval.describe(request, found, 0, found.n)
+        request.n_candidates = found.n
+        self._scoring.narrow(request, found)
+        since_s = request.note("narrow", since_s)
+        self._scoring.hydrate(request, found)
+        since_s = request.note("hydrate", since_s)
+        scores = self._scoring.score(found)
+        lead(found, scores)
+        since_s = request.note("score", since_s)
+        slate = self._select(request, scores, Arm.RANKER, viewer.degraded)
+        request.note("select", since_s)
+        return slate
 
     def _begin(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
         known = self._knowledge
         request = Request.of(query, viewer, now_ms, known.table, known.hot(now_ms))
+        request.deadline_s = time.perf_counter() + self._budget_s
+        request.load_level = self._load.level
         self._filter.begin(request)
         return request
 
@@ -195,12 +362,18 @@ class Recommender:
         self._retrieval.gather(request, self._candidates)
         self._sift(request)
 
-    def _sift(self, request: Request) -> None:
-        """From candidates to hydrated candidates that may be shown."""
+    def _filter_out(self, request: Request) -> None:
+        """Leaves what may be shown, and fills up where that is little."""
         found = self._candidates
         self._filter.apply(request, found)
         self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
+
+    def _sift(self, request: Request) -> None:
+        """From candidates to hydrated candidates that may be shown, all of them."""
+        found = self._candidates
+        self._filter_out(request)
         self._retrieval.describe(request, found, 0, found.n)
+        request.n_candidates = found.n
         self._scoring.hydrate(request, found)
 
     def _select(
@@ -216,14 +389,18 @@ class Recommender:
         self, request: Request, plan: Plan, scores: Scores, degraded: tuple[str, ...]
     ) -> Slate:
         found, known = self._candidates, self._knowledge
-        clicks = self._scoring.click_probabilities(found.features[plan.places])
+        places = plan.places
+        clicks = self._scoring.click_probabilities(found.features[places], scores[places])
         learned, overlay = known.learned, known.overlay
+        items = self._presentation.items(plan, found, scores, clicks, request.rule_of)
+        if request.query.debug:
+            items = with_contributions(known, items)
         return Slate(
-            self._presentation.items(plan, found, scores, clicks, request.rule_of),
+            items,
             "" if learned is None else learned.bundle.version,
             self._feature_version,
-            found.n,
-            degraded,
+            request.n_candidates,
+            (*degraded, *request.degraded),
             RANKING_COLUMNS,
             CONTEXT_NAMES[plan.context],
             "" if overlay is None else overlay.beliefs.policy.name,
@@ -241,17 +418,10 @@ class Recommender:
         """
         has_bundle = self._knowledge.learned is not None
         degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
+        if self._is_known(viewer):
+            degraded = (*degraded, OVERLOAD)
         found = self._candidates
         self._filter.admit_pins(request, found)
         self._retrieval.gather_charts(request, found)
         self._sift(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
-
-
-def _alike(learned: Learned, slot: int, n: int) -> list[tuple[int, float]]:
-    """Slots of the titles whose factors go best with those of one, and the products."""
-    if not learned.has_factors[slot]:
-        return []
-    vector = learned.factors[slot]
-    slots = learned.nearest(vector, n)
-    return list(zip(slots.tolist(), (learned.factors[slots] @ vector).tolist(), strict=True))

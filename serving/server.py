@@ -8,6 +8,7 @@ drain       health says NOT_SERVING; calls that run are finished, new ones go el
 import asyncio
 import contextlib
 import signal
+import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from typing import Any, Final, Protocol, Self
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from headrace.v1 import admin_pb2, ingest_pb2, recommender_pb2
 from headrace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from headrace.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -31,6 +32,7 @@ from serving.guard.keys import KeyFile
 from serving.guard.overload import DelayControl, LoadLevel
 from serving.guard.probe import QueueProbe
 from serving.handlers import add_service
+from serving.lean.server import LeanServer
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
 
@@ -106,6 +108,32 @@ def guard_of(settings: ServingSettings) -> Guard:
     )
 
 
+def tls_context(settings: ServingSettings, files: CertificateFiles) -> ssl.SSLContext:
+    """The same for a socket of Python's own. Raises OSError."""
+    files.read()
+    current = _context(settings)
+
+    def renew(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        nonlocal current
+        if files.renewed() is not None:
+            current = _context(settings)
+        connection.context = current
+
+    current.sni_callback = renew
+    return current
+
+
+def _context(settings: ServingSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key))
+    if settings.tls_client_ca is not None:
+        context.load_verify_locations(str(settings.tls_client_ca))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 class Listens(Protocol):
     """Another port of the same server; `serving.http.listener.HttpListener` is one."""
 
@@ -140,7 +168,8 @@ class Server:
             idle_s=settings.stream_idle_s,
             max_silent=settings.max_concurrent,
         )
-        self._server: Any = grpc.aio.server(
+        make: Any = LeanServer if settings.transport == "lean" else grpc.aio.server
+        self._server: Any = make(
             interceptors=[watchful, StatusInterceptor()], options=channel_options(settings)
         )
         self._tasks: list[asyncio.Task[None]] = []
@@ -154,7 +183,10 @@ class Server:
         if settings.has_reflection:
             admins = () if admin is None else (ADMIN,)
             names = (INGEST, RECOMMENDATIONS, *admins, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined]
+                self._server,
+            )
 
     async def start(self) -> int:
         """Listens and returns the port. Raises OSError where it cannot."""
@@ -207,11 +239,14 @@ class Server:
     def _listen(self, own_address: str) -> int:
         address, credentials = self._settings.address, server_credentials(self._settings)
         try:
-            port: int = (
-                self._server.add_insecure_port(address)
-                if credentials is None
-                else self._server.add_secure_port(address, credentials)
-            )
+            if credentials is None:
+                port: int = self._server.add_insecure_port(address)
+            elif isinstance(self._server, LeanServer):
+                files = CertificateFiles.of(self._settings)
+                assert files is not None  # noqa: S101 (there are credentials)
+                port = self._server.add_tls_port(address, tls_context(self._settings, files))
+            else:
+                port = self._server.add_secure_port(address, credentials)
             self._server.add_insecure_port(own_address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: is the port taken?") from error

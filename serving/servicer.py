@@ -183,7 +183,9 @@ class RecommendationServicer(RecommendationServiceServicer):
         """What the viewer has begun, and next episodes."""
         query = wire.continue_query_of(request, self._topic, self._default_wait_ms)
         viewer = await self._read(query, context)
-        items = self._recommender.continue_watching(viewer, query.count, self._clock.now_ms())
+        items = self._recommender.continue_watching(
+            viewer, query.count, self._clock.now_ms(), query
+        )
         freshness = wire.freshness_of(
             viewer,
             self._viewers.included(viewer),

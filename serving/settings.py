@@ -22,6 +22,9 @@ class ServingSettings(BaseModel):
     tls_client_ca: Path | None = Field(
         None, description="PEM file: clients must show a certificate signed by it"
     )
+    transport: Literal["grpc", "lean"] = Field(
+        "grpc", description="lean: HTTP/2 of our own, a quarter of the CPU a call takes before it"
+    )
     keys_file: Path | None = Field(
         None, description="API keys, see `headrace keys`; empty: everybody may do everything"
     )
@@ -93,7 +96,7 @@ class ServingSettings(BaseModel):
         0.0,
         ge=0,
         le=10,
-        description="taken from the most popular title, in deviations of the score",
+        description="off the most popular title, in deviations of the score",
     )
     coverage_boost: float = Field(
         0.05, ge=0, le=10, description="given to titles not shown today, in deviations of the score"

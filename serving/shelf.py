@@ -33,9 +33,11 @@ class Shelf:
         if trending.at_ms is not None:
             trending.refresh(values, trending.at_ms)
 
+        content = known.content.over(table)
+
         def switch() -> None:
             known.mirror.switch()
-            known.table, known.trending = table, trending
+            known.table, known.trending, known.content = table, trending, content
             self._use(learned)
             self._make_stages()
 
@@ -47,7 +49,11 @@ class Shelf:
         A title that the bundle knows, and the catalogue did not, gets what was learnt of it.
         """
         known = self._knowledge
-        if known.learned is None or not known.learned.misses(known.table.ids[slots]):
+        known.content.changed(slots)
+        if known.learned is None:
+            return None
+        if not known.learned.misses(known.table.ids[slots]):
+            known.learned.with_cold(known.table, slots)
             return None
         learned = Learned.of(known.learned.bundle, known.table)
         return lambda: self._use(learned)

@@ -158,7 +158,9 @@ class Recommends(Protocol):
     def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
         """What is being watched now, of one of the query's genres if there are any."""
 
-    def continue_watching(self, viewer: Viewer, count: int, now_ms: int) -> tuple[SlateItem, ...]:
+    def continue_watching(
+        self, viewer: Viewer, count: int, now_ms: int, query: Query | None = None
+    ) -> tuple[SlateItem, ...]:
         """What the viewer has begun, and next episodes; the newest first."""
 
     def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:

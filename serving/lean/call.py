@@ -244,7 +244,8 @@ class Call:
             await self._room[-1]
 
     def _framed(self, message: Any) -> bytes:
-        data: bytes = self._handler.response_serializer(message)
+        serializer = self._handler.response_serializer
+        data: bytes = serializer(message) if serializer else message
         return b"\x00" + len(data).to_bytes(4, "big") + data
 
     def _send(self, data: bytes) -> None:

@@ -37,6 +37,7 @@ class Limits:
     idle_s: float = 300.0
     age_s: float = 1_800.0
     age_grace_s: float = 60.0
+    handshake_s: float = 10.0  # for TLS, and for the first words of HTTP/2
 
     @property
     def window(self) -> int:
@@ -84,9 +85,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Says what is offered."""
         self._transport = transport
+        if not self.server.has_room():
+            self._is_lost = True
+            self._transport.abort()
+            return
         self.server.connections.add(self)
         address = transport.get_extra_info("peername")
-        self.peer = f"ipv4:{address[0]}:{address[1]}" if address else "unknown"
+        self.peer = _named(address)
         self.auth_context = _names(transport.get_extra_info("peercert"))
         self._transport.write(
             frames.settings(
@@ -99,6 +104,7 @@ class Connection(asyncio.Protocol):
         self._timers = [
             self.loop.call_later(self.limits.age_s, self.leave),
             self.loop.call_later(self.limits.idle_s, self._look_idle),
+            self.loop.call_later(self.limits.handshake_s, self._look_silent),
         ]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -217,6 +223,10 @@ class Connection(asyncio.Protocol):
     def _look_over(self) -> None:
         if self._is_leaving and not self._calls and not self._is_lost:
             self._transport.close()
+
+    def _look_silent(self) -> None:
+        if not self._has_preface:
+            self.cut()
 
     def _look_idle(self) -> None:
         """Leaves a client that has had no call running for long."""
@@ -392,6 +402,18 @@ class Connection(asyncio.Protocol):
             times.popleft()
         if len(times) > MAX_IDLE_FRAMES + len(self._calls):
             raise ConnectionLost(frames.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+
+
+def _named(address: Any) -> str:
+    """The other end of a socket, as gRPC names it.
+
+    >>> [_named(("127.0.0.1", 5)), _named(("::1", 5, 0, 0)), _named("")]
+    ['ipv4:127.0.0.1:5', 'ipv6:[::1]:5', 'unix:']
+    """
+    if not isinstance(address, tuple):
+        return "unix:"
+    host, port = address[:2]
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 def _word(payload: bytes) -> int:

@@ -46,6 +46,7 @@ class LeanServer:
         self._most = maximum_concurrent_rpcs
         self._handlers: dict[str, Handler] = {}
         self._listening: list[tuple[socket.socket, ssl.SSLContext | None]] = []
+        self._paths: list[str] = []
         self._servers: list[asyncio.Server] = []
         self._find = self._chain()
         self._running = 0
@@ -60,21 +61,31 @@ class LeanServer:
             self._handlers[f"/{service}/{name}"] = handler
 
     def add_insecure_port(self, address: str) -> int:
-        """Listens at `host:port` from `start` on; the port. Raises RuntimeError where it cannot."""
+        """Listens at `host:port` from `start` on; the port. Raises RuntimeError where it cannot.
+
+        At `unix:path` there is no port: 0.
+        """
         return self._bind(address, None)
 
     def add_tls_port(self, address: str, context: ssl.SSLContext) -> int:
-        """The same, with TLS."""
-        context.set_alpn_protocols(["h2"])
+        """The same, with TLS; the context offers `h2`."""
         return self._bind(address, context)
 
     async def start(self) -> None:
         """Takes connections."""
         loop, limits = asyncio.get_running_loop(), self._limits()
+        for path in self._paths:
+            self._servers.append(
+                await loop.create_unix_server(lambda: Connection(self, limits), path)
+            )
         for listener, context in self._listening:
             self._servers.append(
                 await loop.create_server(
-                    lambda: Connection(self, limits), sock=listener, ssl=context, backlog=BACKLOG
+                    lambda: Connection(self, limits),
+                    sock=listener,
+                    backlog=BACKLOG,
+                    ssl=context,
+                    ssl_handshake_timeout=None if context is None else limits.handshake_s,
                 )
             )
 
@@ -103,6 +114,11 @@ class LeanServer:
         self._running += 1
         call.done_callbacks.append(self._release)
 
+    def has_room(self) -> bool:
+        """Whether another connection may be taken."""
+        most = self._options.get("grpc.max_allowed_incoming_connections")
+        return most is None or len(self.connections) < most
+
     def _release(self, _: Call) -> None:
         self._running -= 1
 
@@ -124,6 +140,9 @@ class LeanServer:
         return find
 
     def _bind(self, address: str, context: ssl.SSLContext | None) -> int:
+        if address.startswith("unix:"):
+            self._paths.append(address.removeprefix("unix:"))
+            return 0
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -148,6 +167,7 @@ class LeanServer:
             told.get("grpc.max_connection_idle_ms", 1_000 * standard.idle_s) / 1_000,
             told.get("grpc.max_connection_age_ms", 1_000 * standard.age_s) / 1_000,
             told.get("grpc.max_connection_age_grace_ms", 1_000 * standard.age_grace_s) / 1_000,
+            told.get("grpc.server_handshake_timeout_ms", 1_000 * standard.handshake_s) / 1_000,
         )
 
 

@@ -16,9 +16,9 @@ from features.bundle_format import BundleError
 from features.cheap_columns import CHEAP_COLUMNS
 from features.compiled import compiled
 from serving.ranking.trees import TreeError, Trees
-from serving.retrieval.base import heap_push
+from serving.retrieval.base import Source, heap_push
 
-N_SOURCES: Final = 16  # bits of a candidate's sources
+N_SOURCES: Final = len(Source)  # bits of a candidate's sources
 
 
 class CheapStage:
@@ -63,8 +63,8 @@ def keep_best(
 
     `sources`, `(n,)`, has a bit for each source of a candidate. Of every source its best
     `min_per_source` are kept (all, where it has fewer), and of the others the best, up to `n_keep`
-    in all; more only where the sources' own are more. Of equal scores the first counts.
-    O(n log n_keep).
+    in all; more only where the sources' own are more. Which of equal scores is kept is the same
+    every time, and nothing more. O(n log n_keep).
     """
     n = len(scores)
     is_kept = np.zeros(n, np.bool_)
@@ -96,6 +96,8 @@ def _keep_of_sources(
     for i in range(len(scores)):
         bits = np.int64(sources[i])
         for source in range(N_SOURCES):
+            if bits >> source == 0:
+                break
             if not (bits >> source) & 1:
                 continue
             if counts[source] == wanted and not scores[i] > worths[source, 0]:

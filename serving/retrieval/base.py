@@ -30,8 +30,19 @@ class Source(IntEnum):
     WEEK = 3
     NEW = 4
     POPULAR = 5
+    SESSION = 6
+    CONTENT = 7
+    REGION = 8
+    GENRE = 9
+    LONG_TAIL = 10
+    SERENDIPITY = 11
+    ARRIVAL = 12
+    LIST = 13
     SEARCH = 14  # candidates that the request names
     EDITORIAL = 15  # pinned by a rule
+    CONTINUE = 16
+    NEXT_EPISODE = 17
+    SIMILAR = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +50,42 @@ class SourceWords:
     """A source as answers name it, and what it says to a viewer."""
 
     name: str
-    reason: str  # with {cause} where the source has one
+    kind: str  # of the reason, for texts of the client's own
+    reason: str  # with {cause} where the source has one, with {genre} where it is of a genre
+    has_cause: bool = False  # whether its candidates come from a title
+    has_genre: bool = False
 
 
 WORDS: Final = {
-    Source.COVISITATION: SourceWords("covisitation", "because you watched {cause}"),
-    Source.FOR_YOU: SourceWords("for_you", "for your taste"),
-    Source.TRENDING: SourceWords("trending", "trending now"),
-    Source.WEEK: SourceWords("week", "popular this week"),
-    Source.NEW: SourceWords("new", "new"),
-    Source.POPULAR: SourceWords("popular", "popular"),
-    Source.SEARCH: SourceWords("search", "found by your search"),
-    Source.EDITORIAL: SourceWords("editorial", "picked by our editors"),
+    Source.COVISITATION: SourceWords(
+        "covisitation", "because_you_watched", "because you watched {cause}", has_cause=True
+    ),
+    Source.FOR_YOU: SourceWords("for_you", "for_you", "for your taste"),
+    Source.TRENDING: SourceWords("trending", "trending", "trending now"),
+    Source.WEEK: SourceWords("week", "popular_this_week", "popular this week"),
+    Source.NEW: SourceWords("new", "new_this_week", "new this week"),
+    Source.POPULAR: SourceWords("popular", "popular", "popular"),
+    Source.SESSION: SourceWords(
+        "session", "because_you_watched", "because you watched {cause} just now", has_cause=True
+    ),
+    Source.CONTENT: SourceWords(
+        "similar_content", "similar_content", "similar to {cause}", has_cause=True
+    ),
+    Source.REGION: SourceWords("region", "trending_in_region", "trending in your region"),
+    Source.GENRE: SourceWords("genre", "trending_in_genre", "trending in {genre}", has_genre=True),
+    Source.LONG_TAIL: SourceWords("long_tail", "hidden_gem", "a hidden gem"),
+    Source.SERENDIPITY: SourceWords("serendipity", "something_different", "something different"),
+    Source.ARRIVAL: SourceWords("just_added", "just_added", "just added"),
+    Source.LIST: SourceWords("your_list", "from_your_list", "from your list"),
+    Source.CONTINUE: SourceWords("continue_watching", "continue_watching", "continue watching"),
+    Source.NEXT_EPISODE: SourceWords(
+        "next_episode", "next_episode", "next after {cause}", has_cause=True
+    ),
+    Source.SIMILAR: SourceWords("similar", "similar_to", "more like {cause}", has_cause=True),
+    Source.SEARCH: SourceWords("search", "found", "found by your search"),
+    Source.EDITORIAL: SourceWords("editorial", "editorial", "picked by our editors"),
 }
+MOST_CANDIDATES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +104,17 @@ class Quotas:
     trending_1d: int = 250
     week: int = 500
     new: int = 60
-    popular: int = 800
+    popular: int = 800  # asked last: they fill what room is left
+    session: int = 45
+    content: int = 60
+    region: int = 60
+    genre: int = 90
+    long_tail: int = 30
+    serendipity: int = 30
+    arrivals: int = 30
+    begun: int = 10
+    list: int = 16
+    similar: int = 30
 
     @property
     def total(self) -> int:
@@ -85,10 +129,11 @@ class Candidates:
         self.n = 0
         self.slots: Slots = np.zeros(capacity, np.int32)
         self.primary: NDArray[np.uint8] = np.zeros(capacity, np.uint8)  # a Source
-        self.sources: NDArray[np.uint16] = np.zeros(capacity, np.uint16)  # bit `source` for each
+        self.sources: NDArray[np.uint32] = np.zeros(capacity, np.uint32)  # bit `source` for each
         self.causes: Slots = np.full(capacity, NO_CAUSE, np.int32)  # a slot, or NO_CAUSE
         self.scores: Floats = np.zeros((capacity, N_SCORES), np.float32)
         self.features: Floats = np.zeros((capacity, N_COLUMNS), np.float32)
+        self.genres = 0  # a mask: of which genres those of Source.GENRE are
         self.places: Slots = np.full(n_items, NOT_A_CANDIDATE, np.int32)  # by catalogue slot
 
     @property
@@ -101,13 +146,16 @@ class Candidates:
         self.places[self.slots[: self.n]] = NOT_A_CANDIDATE
         self.n = 0
 
-    def offer(self, offered: NDArray[Any], quota: int, source: Source) -> None:
+    def offer(
+        self, offered: NDArray[Any], quota: int, source: Source, cause: int = NO_CAUSE
+    ) -> None:
         """Takes the first `quota` of `offered` slots; one that is a candidate already gets its bit.
 
-        O(quota). What there is no room for is left out.
+        `cause` is the slot of the title that they come from. O(quota). What there is no room for is
+        left out.
         """
         self.n = _offer(
-            offered[:quota], int(source), self.n,
+            offered[:quota], int(source), cause, self.n,
             self.slots, self.primary, self.sources, self.causes, self.scores, self.places,
         )  # fmt: skip
 
@@ -128,22 +176,23 @@ class Candidates:
 def _offer(
     offered: NDArray[Any],
     source: int,
+    cause: int,
     n: int,
     slots: Slots,
     primary: NDArray[np.uint8],
-    sources: NDArray[np.uint16],
+    sources: NDArray[np.uint32],
     causes: Slots,
     scores: Floats,
     places: Slots,
 ) -> int:
-    bit = np.uint16(1 << source)
+    bit = np.uint32(1 << source)
     for slot in offered:
         place = places[slot]
         if place >= 0:
             sources[place] |= bit
         elif n < len(slots):
             places[slot] = n
-            slots[n], primary[n], sources[n], causes[n] = slot, source, bit, NO_CAUSE
+            slots[n], primary[n], sources[n], causes[n] = slot, source, bit, cause
             scores[n, :] = 0.0
             n += 1
     return n
@@ -155,7 +204,7 @@ def _keep(
     n: int,
     slots: Slots,
     primary: NDArray[np.uint8],
-    sources: NDArray[np.uint16],
+    sources: NDArray[np.uint32],
     causes: Slots,
     scores: Floats,
     places: Slots,
@@ -175,7 +224,7 @@ def _keep(
 
 
 @compiled
-def heap_push(slots: Slots, scores: Floats, n: int, slot: int, score: float) -> int:
+def heap_push(slots: Slots, scores: NDArray[Any], n: int, slot: int, score: float) -> int:
     """Puts a title into a heap of the `len(slots)` best, worst in front; how many it holds.
 
     A full heap lets its worst go, and must only be given better ones. O(log n).

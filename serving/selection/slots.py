@@ -4,7 +4,7 @@
     a slot owed to serendipity           with probability q, see `_owed`
     any other                            by `online_models.propensity`, with probability 1 - q
 
-so P(arm) = q [arm is serendipity] + (1 - q) P(arm by the policy), each slot's given those before it.
+so P(arm) = q [arm is serendipity] + (1 - q) P(arm by the policy), given the slots before.
 """
 
 from typing import Final, NamedTuple
@@ -48,7 +48,8 @@ EXPLORED, DRAWN, OWED, DRAWN_ITEM = range(4)
 N_CHANCES: Final = 4
 DIVERSITY, ENTROPY = range(2)  # what is told of a slate
 
-Bits = NDArray[np.uint16]
+Bits = NDArray[np.uint16]  # (n,) bit `arm` where a candidate belongs to it
+Sources = NDArray[np.uint32]  # (n,) bit `source` where it found a candidate
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -59,9 +60,7 @@ class Belief(NamedTuple):
     """What is believed of arms and of titles."""
 
     draws: Draws
-    shares: (
-        Floats  # (N_SETS, N_ARMS) won by each arm, by the set of those left; zero: not known yet
-    )
+    shares: Floats  # (N_SETS, N_ARMS) won by each arm, by the set of those left; zero: not yet
     means: Floats  # (N_ARMS,)
     ids: NDArray[np.uint64]  # by catalogue slot
     known_items: NDArray[np.uint64]  # these three: the tables of an `ItemPolicy`
@@ -74,7 +73,7 @@ class Pool(NamedTuple):
 
     order: Ints  # (n,) places, best first
     standings: Features  # (n,)
-    bits: Bits  # (n,) bit `arm` where a candidate belongs to it
+    bits: Bits
     taken: NDArray[np.bool_]  # (n,)
     starts: Ints  # (N_ARMS,) in the order: before it nothing of the arm is left
     left: Ints  # (N_ARMS,) candidates of each arm
@@ -84,7 +83,7 @@ class Pool(NamedTuple):
 def fill_slate(
     scores: Floats,
     features: Features,
-    sources: Bits,
+    sources: Sources,
     slots: NDArray[np.int32],
     boosts: Features,
     genres: NDArray[np.uint32],
@@ -197,7 +196,7 @@ def _put(slot: Floats, place: int, pool: Pool, company: Company) -> None:
 def _pool_of(
     scores: Floats,
     features: Features,
-    sources: Bits,
+    sources: Sources,
     boosts: Features,
     damping: float,
     coverage: float,
@@ -235,15 +234,16 @@ def _share_out(draws: Draws, left: Ints, shares: Floats) -> Floats:
     for arm in range(N_ARMS):
         if left[arm] > 0:
             arms |= 1 << arm
-    if shares[arms].sum() == 0.0:
-        share_out(draws, left > 0, shares[arms])
-    return shares[arms]
+    among: Floats = shares[arms]
+    if among.sum() == 0.0:
+        share_out(draws, left > 0, among)
+    return among
 
 
 @compiled
 def _start(pool: Pool, arm: int) -> int:
     """The first place in the order with a candidate of an arm that is left."""
-    at = pool.starts[arm]
+    at = int(pool.starts[arm])
     while at < len(pool.order):
         place = pool.order[at]
         if not pool.taken[place] and (pool.bits[place] >> arm) & 1:

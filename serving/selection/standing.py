@@ -11,7 +11,7 @@ weights mean the same for any bundle. The lift for titles that were hardly shown
 """
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def _moments(scores: Scores) -> tuple[float, float]:
     n = min(len(scores), N_STANDARD)
     least = -np.inf
     if n < len(scores):
-        least = np.partition(scores, len(scores) - n)[len(scores) - n]
+        least = nth_smallest(scores.copy(), len(scores) - n)
     count, total, squares = 0, 0.0, 0.0
     for score in scores:
         if score >= least:
@@ -72,6 +72,30 @@ def _moments(scores: Scores) -> tuple[float, float]:
             squares += (score - mean) ** 2
     deviation = math.sqrt(squares / max(count, 1))
     return mean, deviation if deviation > 0.0 else 1.0
+
+
+@compiled
+def nth_smallest(values: NDArray[Any], n: int) -> float:
+    """The element at place `n` if `values` were sorted; they change their order. O(len) on average.
+
+    C. A. R. Hoare: Algorithm 65, Find, 1961. `np.partition` takes 7 s longer to compile.
+    """
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle, i, j = values[n], low, high
+        while i <= j:
+            while values[i] < middle:
+                i += 1
+            while middle < values[j]:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i, j = i + 1, j - 1
+        if j < n:
+            low = i
+        if n < i:
+            high = j
+    return float(values[n])
 
 
 @compiled

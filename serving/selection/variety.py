@@ -125,7 +125,7 @@ def intra_list_diversity(company: Company) -> float:
 
     0 for a slate of one.
     """
-    n, total = company.n_chosen[0], 0.0
+    n, total = int(company.n_chosen[0]), 0.0
     for i in range(n):
         for k in range(i):
             cosine = product(company.vectors, company.chosen[i], company.chosen[k])

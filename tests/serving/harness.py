@@ -86,6 +86,7 @@ class FakeRecommender:
         viewer: Viewer,
         count: int,
         now_ms: int,  # noqa: ARG002
+        query: Query | None = None,  # noqa: ARG002
     ) -> tuple[SlateItem, ...]:
         self._work()
         begun = [] if viewer.row is None else ["tt3", "tt1"]
