@@ -1,6 +1,7 @@
 """What a bundle is on disk: a folder of arrays and models, named and sealed by a JSON manifest.
 
     <bundles>/current                the version that is served, a line of text
+    <bundles>/previous               the one that was so before
     <bundles>/<version>/manifest.json
                         ids.npy      (n_items,) uint64, the titles; row k of every other array
                         factors.npy  (n_items, n_factors) float32, of titles (implicit ALS)
@@ -18,6 +19,7 @@ Nothing in it is executable or pickled. The manifest has the SHA-256 of every ot
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -30,6 +32,8 @@ from numpy.typing import NDArray
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 CURRENT: Final = "current"
+PREVIOUS: Final = "previous"
+MAX_VERSION_BYTES: Final = 128
 ARRAYS: Final = ("ids", "factors", "neighbours", "weights", "support")
 INDEX: Final = "factors.faiss"
 RANKER: Final = "ranker.txt"
@@ -194,3 +198,32 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_pointer(bundles: Path, name: str = CURRENT) -> str:
+    """The version that a pointer names. Raises BundleError."""
+    pointer = bundles / name
+    version = read_bytes(pointer)[:MAX_VERSION_BYTES].decode(errors="replace").strip()
+    if not version or "/" in version or version.startswith("."):
+        raise BundleError(f"{pointer} must hold the version of a bundle; got {version!r}")
+    return version
+
+
+def make_current(bundles: Path, version: str) -> None:
+    """Points servers to a version, and `previous` to the one before. Raises OSError."""
+    try:
+        before = read_pointer(bundles)
+    except BundleError:
+        before = version
+    if before != version:
+        _point(bundles, PREVIOUS, before)
+    _point(bundles, CURRENT, version)
+
+
+def _point(bundles: Path, name: str, version: str) -> None:
+    temporary = bundles / f".{name}.{os.getpid()}"
+    with temporary.open("w") as file:
+        file.write(f"{version}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(bundles / name)

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from infra.servers import read_servers
 from infra.settings import Settings
 from infra.stack import RUN_FILE, START_TIMEOUT_S, Stack, is_ready
 
@@ -125,6 +126,11 @@ def read_status(home: Path) -> dict[str, Any]:
             "healthy": _is_healthy(process["pid"], metrics.get(name)),
         }
         for name, process in found["processes"].items()
+    ]
+    serve = found["processes"].get("serve", {}).get("pid")
+    processes += [
+        {"name": name, "pid": one["pid"], "healthy": _is_healthy(one["pid"], one["metrics"])}
+        for name, one in read_servers(home, serve).items()
     ]
     addresses = {name: address for name, address in found["addresses"].items() if address}
     addresses |= {f"metrics_{name}": url for name, url in metrics.items()}

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ from streams.preparation import read_marker
 RUN_FILE = "run.json"
 FIRST_BACKOFF_S, LAST_BACKOFF_S = 0.5, 30.0
 START_TIMEOUT_S = 300.0  # the first start compiles the row functions
+CLOSING_S = 5.0  # of a server, beyond its drain: log, store, threads
 STEADY_S = 30.0  # a process that ran this long starts again without delay
 
 log = structlog.get_logger(__name__)
@@ -44,6 +46,7 @@ class Addresses:
     broker: str
     redis: str
     grpc: str
+    http: str | None = None  # the JSON door
     lake: str | None = None
     metrics: dict[str, str] = field(default_factory=dict)
 
@@ -128,8 +131,8 @@ class Stack:
 
     def start_serve(self) -> None:
         """Starts the gRPC server and waits until it is warm."""
-        metrics_port = self._settings.metrics.serve_port or free_port()
         serving = self._settings.serving
+        metrics_port = self._settings.metrics.serve_port or free_port(1 + serving.processes)
         port = serving.port or free_port()
         self.addresses.grpc = f"{serving.host}:{port}"
         self.addresses.metrics["serve"] = self._metrics_url(metrics_port)
@@ -137,7 +140,12 @@ class Stack:
             "HEADRACE_METRICS__SERVE_PORT": str(metrics_port),
             "HEADRACE_SERVING__PORT": str(port),
         }
-        self._start("serve", ["serve"], environment)
+        if has_json_door():
+            http_port = serving.http_port or free_port()
+            scheme = "http" if serving.tls_cert is None else "https"
+            self.addresses.http = f"{scheme}://{serving.host}:{http_port}"
+            environment["HEADRACE_SERVING__HTTP_PORT"] = str(http_port)
+        self._start("serve", ["serve"], environment, 2 * grace_s(self._settings))
 
     def start_archive(self) -> None:
         """Starts the archive flow. An embedded log, new at each start, gets a lake of its own."""
@@ -164,7 +172,13 @@ class Stack:
         host = self._settings.metrics.host
         return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/metrics"
 
-    def _start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
+    def _start(
+        self,
+        name: str,
+        command: list[str],
+        environment: Mapping[str, str],
+        stop_grace_s: float = 10.0,
+    ) -> None:
         url = self.addresses.metrics[name]
         process = ChildServer(
             name,
@@ -173,6 +187,7 @@ class Stack:
             directory=self._home / "logs",
             env={**self.settings.environment(), **environment},
             start_timeout_s=START_TIMEOUT_S,
+            stop_grace_s=stop_grace_s,
         )
         self._processes[name] = self._cleanup.enter_context(process)
         self._restarts[name] = 0
@@ -280,6 +295,16 @@ def rebuild_is_asked(settings: Settings) -> bool:
     finally:
         link.close()
     return marker is None or bool(marker.request)
+
+
+def has_json_door() -> bool:
+    """Whether the packages of the extra `http` are here."""
+    return find_spec("uvicorn") is not None and find_spec("starlette") is not None
+
+
+def grace_s(settings: Settings) -> float:
+    """Seconds that a server may take from SIGTERM to its end."""
+    return settings.serving.drain_notice_s + settings.serving.drain_grace_s + CLOSING_S
 
 
 def is_ready(metrics_url: str) -> bool:

@@ -1,12 +1,16 @@
 """What a process tells of itself: a line of log an event, metrics, and whether it is ready."""
 
+import errno
 import logging
 import sys
 
 import structlog
 from prometheus_client import Gauge, start_http_server
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 READY = Gauge("headrace_ready", "1 when the process does its work, 0 while it starts or ends")
+
+PORT_WAIT_S = 10.0  # a process that was killed may hold its port for a moment
 
 
 def configure_logging(process: str) -> None:
@@ -29,8 +33,28 @@ def configure_logging(process: str) -> None:
     structlog.contextvars.bind_contextvars(process=process)
 
 
-def serve_metrics(host: str, port: int) -> int:
-    """Starts the Prometheus endpoint of this process; returns its port."""
+def serve_metrics(host: str, port: int, *, wait_s: float = PORT_WAIT_S) -> int:
+    """Starts the Prometheus endpoint of this process; returns its port.
+
+    Waits up to `wait_s` for a predecessor that is dying to let the port go. Raises OSError, which
+    names host and port, where it cannot listen.
+    """
     READY.set(0)
-    server, _ = start_http_server(port, addr=host)
+    attempts = Retrying(
+        retry=retry_if_exception(_is_taken),
+        stop=stop_after_delay(wait_s),
+        wait=wait_fixed(0.1),
+        reraise=True,
+    )
+    try:
+        server, _ = attempts(start_http_server, port, addr=host)
+    except OSError as error:
+        raise OSError(
+            f"cannot serve metrics on {host}:{port}: {error.strerror or error}; end what listens "
+            f"there, or name another port, HEADRACE_METRICS__..._PORT (0: a free one)"
+        ) from error
     return int(server.server_port)
+
+
+def _is_taken(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EADDRINUSE

@@ -177,31 +177,38 @@ def stop_all(workers: list[ChildServer]) -> None:
 
 
 class WorkerMetrics(Collector):
-    """What all workers tell Prometheus, under the names they use, with the label `worker`."""
+    """What several processes tell Prometheus, under the names they use, with a label more.
 
-    def __init__(self, urls: list[str]) -> None:
+    `prefix` is what the names begin with, `label` holds the number of the process.
+    """
+
+    def __init__(
+        self, urls: list[str], prefix: str = "headrace_stream", label: str = "worker"
+    ) -> None:
         self._urls = urls
+        self._prefix = prefix
+        self._label = label
 
     def collect(self) -> Iterator[Metric]:
-        """Headrace's own metrics of each worker that answers, one family a name."""
+        """Headrace's own metrics of each process that answers, one family a name."""
         families: dict[str, Metric] = {}
         for worker, url in enumerate(self._urls):
-            for family in _families(url):
+            for family in _families(url, self._prefix):
                 known = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
                 for sample in family.samples:
-                    labels = {**sample.labels, "worker": str(worker)}
+                    labels = {**sample.labels, self._label: str(worker)}
                     known.add_sample(sample.name, labels, sample.value)
         yield from families.values()
 
 
-def _families(url: str) -> Iterator[Metric]:
+def _families(url: str, prefix: str) -> Iterator[Metric]:
     try:
         with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_S) as answer:  # noqa: S310 (loopback)
             text = answer.read().decode()
     except OSError:
         return  # it is missing from the answer, as a process that is gone would be
     for family in text_string_to_metric_families(text):
-        if family.name.startswith("headrace_stream"):
+        if family.name.startswith(prefix):
             yield family

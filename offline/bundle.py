@@ -15,13 +15,16 @@ from features.bundle_format import (
     ARRAYS,
     CHEAP,
     CONTENT_MAP,
-    CURRENT,
     INDEX,
     MANIFEST,
     RANKER,
+    BundleError,
     ItemModels,
     Manifest,
+    make_current,
     read_manifest,
+    read_pointer,
+    read_verified,
     sha256,
     version_of,
 )
@@ -96,11 +99,19 @@ def write_bundle(
     return manifest
 
 
-def make_current(bundles: Path, version: str) -> None:
-    """Points servers that start from now on to a version."""
-    temporary = bundles / f".{CURRENT}.{os.getpid()}"
-    _write(temporary, f"{version}\n".encode())
-    temporary.replace(bundles / CURRENT)
+def read_ranking(bundles: Path) -> tuple[Manifest, str, Extras]:
+    """Manifest, ranker and what else ranks in the current bundle. Raises BundleError."""
+    folder = bundles / read_pointer(bundles)
+    manifest = read_manifest(folder)
+    if manifest.columns != RANKING_COLUMNS:
+        raise BundleError(
+            f"{folder / RANKER} must be trained on the ranking columns of this version; "
+            "train a bundle anew"
+        )
+    files = read_verified(folder, manifest)
+    cheap = files.get(CHEAP, b"").decode()
+    extras = Extras(cheap=cheap, fusion=manifest.fusion, calibration=manifest.calibration)
+    return manifest, files[RANKER].decode(), extras
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """A bundle in memory: everything that was learned, loaded whole or refused."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,14 @@ from features.bundle_format import (
     ARRAYS,
     CHEAP,
     CONTENT_MAP,
-    CURRENT,
     INDEX,
     MANIFEST,
     RANKER,
     BundleError,
     ItemModels,
     Manifest,
-    read_bytes,
     read_manifest,
+    read_pointer,
     read_verified,
 )
 from features.content import N_CONTENT
@@ -33,8 +32,6 @@ from serving.ranking.ranker import Ranker
 from serving.retrieval.faiss_index import FaissIndex
 
 __all__ = ["Bundle", "BundleError", "load_bundle", "load_current"]
-
-MAX_VERSION_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +57,15 @@ class Bundle:
         """A bundle of models that were just fitted."""
         return cls("unranked", models.checked(), FaissIndex.of(models.factors))
 
+    def with_models(self, models: ItemModels) -> "Bundle":
+        """The same ranker over models that were just fitted; without a map from content."""
+        index = FaissIndex.of(models.factors)
+        return replace(self, models=models.checked(), index=index, content_map=None)
+
 
 def load_current(bundles: Path) -> Bundle:
     """The bundle that the folder's pointer names. Raises BundleError."""
-    pointer = bundles / CURRENT
-    version = read_bytes(pointer)[:MAX_VERSION_BYTES].decode(errors="replace").strip()
-    if not version or "/" in version or version.startswith("."):
-        raise BundleError(f"{pointer} must hold the version of a bundle; got {version!r}")
-    return load_bundle(bundles / version)
+    return load_bundle(bundles / read_pointer(bundles))
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -8,13 +8,17 @@ drain       health says NOT_SERVING; calls that run are finished, new ones go el
 import asyncio
 import contextlib
 import signal
+import ssl
+import tempfile
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from headrace.v1 import admin_pb2, ingest_pb2, recommender_pb2
 from headrace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from headrace.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -22,6 +26,13 @@ from headrace.v1.recommender_pb2_grpc import add_RecommendationServiceServicer_t
 
 from serving.admin import AdminServicer
 from serving.errors import StatusInterceptor
+from serving.guard.guard import Guard
+from serving.guard.interceptor import GuardInterceptor
+from serving.guard.keys import KeyFile
+from serving.guard.overload import DelayControl, LoadLevel
+from serving.guard.probe import QueueProbe
+from serving.handlers import add_service
+from serving.lean.server import LeanServer
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
 
@@ -31,20 +42,109 @@ RECOMMENDATIONS: Final[str] = recommender_pb2.DESCRIPTOR.services_by_name[
 ].full_name
 ADMIN: Final[str] = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 SERVICES: Final = ("", INGEST, RECOMMENDATIONS)  # "" is the server as a whole
+PROBED: Final = f"/{RECOMMENDATIONS}/Recommend"  # the method whose queue is watched
+KEYS_EVERY_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
 
 
 def server_credentials(settings: ServingSettings) -> grpc.ServerCredentials | None:
-    """What to show clients and to ask of them; None without TLS. Raises OSError."""
-    if settings.tls_cert is None or settings.tls_key is None:
+    """What to show clients and to ask of them; None without TLS. Raises OSError.
+
+    Files that are replaced count from the next connection on.
+    """
+    files = CertificateFiles.of(settings)
+    if files is None:
         return None
-    roots = None if settings.tls_client_ca is None else settings.tls_client_ca.read_bytes()
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_cert.read_bytes())],
-        root_certificates=roots,
-        require_client_auth=roots is not None,
+    renewed: Any = files.renewed  # None means no change, which the stubs do not know
+    return grpc.dynamic_ssl_server_credentials(
+        files.read(), renewed, settings.tls_client_ca is not None
     )
+
+
+class CertificateFiles:
+    """A certificate chain, its private key, and whose clients' certificates are good."""
+
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None) -> None:
+        self._cert, self._key, self._client_ca = cert, key, client_ca
+        self._stamp: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, settings: ServingSettings) -> Self | None:
+        """Those of the settings; None without TLS."""
+        if settings.tls_cert is None or settings.tls_key is None:
+            return None
+        return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        """What the files hold now. Raises OSError."""
+        self._stamp = self._stamped()
+        return grpc.ssl_server_certificate_configuration(
+            [(self._key.read_bytes(), self._cert.read_bytes())],
+            None if self._client_ca is None else self._client_ca.read_bytes(),
+        )
+
+    def renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """The same where a file has changed since, else None; gRPC asks at each connection."""
+        try:
+            return None if self._stamped() == self._stamp else self.read()
+        except OSError as error:
+            log.error("certificate_kept", reason=str(error))
+            return None
+
+    def _stamped(self) -> tuple[int, ...]:
+        files = (self._cert, self._key, self._client_ca)
+        found = [path.stat() for path in files if path is not None]
+        return tuple(number for stat in found for number in (stat.st_ino, stat.st_mtime_ns))
+
+
+def guard_of(settings: ServingSettings) -> Guard:
+    """Who may call, by the settings. Raises KeyFileError."""
+    return Guard(
+        None if settings.keys_file is None else KeyFile(settings.keys_file),
+        max_concurrent=settings.max_concurrent,
+        n_processes=settings.processes,
+        is_health_open=settings.is_health_open,
+    )
+
+
+def tls_context(settings: ServingSettings, files: CertificateFiles) -> ssl.SSLContext:
+    """The same for a socket of Python's own. Raises OSError."""
+    files.read()
+    current = _context(settings)
+
+    def renew(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        nonlocal current
+        if files.renewed() is not None:
+            current = _context(settings)
+        connection.context = current
+
+    current.sni_callback = renew
+    return current
+
+
+def _context(settings: ServingSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key))
+    if settings.tls_client_ca is not None:
+        context.load_verify_locations(str(settings.tls_client_ca))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class Listens(Protocol):
+    """Another port of the same server; `serving.http.listener.HttpListener` is one."""
+
+    async def start(self) -> int:
+        """Listens and returns the port. Raises OSError where it cannot."""
+
+    def mark_ready(self, *, is_ready: bool) -> None:
+        """What it says of the server."""
+
+    async def drain(self) -> None:
+        """Lets running calls finish, and ends."""
 
 
 class Server:
@@ -56,53 +156,98 @@ class Server:
         ingest: IngestServicer,
         recommendations: RecommendationServicer,
         admin: AdminServicer | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._settings = settings
-        self._server: Any = grpc.aio.server(
-            interceptors=[StatusInterceptor()],
-            options=channel_options(settings),
-            maximum_concurrent_rpcs=settings.max_concurrent,
+        self._http = _json_door(settings, ingest, recommendations)
+        self.guard = guard or guard_of(settings)
+        self._probe = QueueProbe(_delay_control(settings, self.guard.load), PROBED)
+        watchful = GuardInterceptor(
+            self.guard,
+            self._probe,
+            idle_s=settings.stream_idle_s,
+            max_silent=settings.max_concurrent,
         )
-        add_IngestServiceServicer_to_server(ingest, self._server)  # type: ignore[no-untyped-call]
-        add_RecommendationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            recommendations, self._server
+        make: Any = LeanServer if settings.transport == "lean" else grpc.aio.server
+        self._server: Any = make(
+            interceptors=[watchful, StatusInterceptor()], options=channel_options(settings)
         )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cleanup = ExitStack()
+        add_service(add_RecommendationServiceServicer_to_server, recommendations, self._server)
+        add_service(add_IngestServiceServicer_to_server, ingest, self._server)
         if admin is not None:
-            add_AdminServiceServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
+            add_service(add_AdminServiceServicer_to_server, admin, self._server)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.has_reflection:
             admins = () if admin is None else (ADMIN,)
             names = (INGEST, RECOMMENDATIONS, *admins, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined]
+                self._server,
+            )
 
     async def start(self) -> int:
         """Listens and returns the port. Raises OSError where it cannot."""
         await self._tell(health_pb2.HealthCheckResponse.NOT_SERVING)
-        port = self._listen()
+        folder = tempfile.TemporaryDirectory(prefix="headrace-serve-")
+        # Where the server calls itself: of several that share a port, it must be this one.
+        own_address = f"unix:{self._cleanup.enter_context(folder)}/self"
+        try:
+            port = self._listen(own_address)
+        except BaseException:
+            self._cleanup.close()
+            raise
         await self._server.start()
+        if self._http is not None:
+            await self._http.start()
+        self._tasks = [
+            asyncio.create_task(self._probe.run(own_address)),
+            asyncio.create_task(self._keep_keys_current()),
+        ]
         log.info("server_listens", host=self._settings.host, port=port)
         return port
 
     async def mark_ready(self) -> None:
         """Tells that everything is loaded and warm."""
         await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        if self._http is not None:
+            self._http.mark_ready(is_ready=True)
 
     async def drain(self) -> None:
         """Turns new calls away, lets running ones finish within the grace, and stops."""
         log.info("server_drains", grace_s=self._settings.drain_grace_s)
         await self._health.enter_graceful_shutdown()
+        if self._http is not None:
+            self._http.mark_ready(is_ready=False)
         await asyncio.sleep(self._settings.drain_notice_s)
-        await self._server.stop(self._settings.drain_grace_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ending = [self._server.stop(self._settings.drain_grace_s)]
+        if self._http is not None:
+            ending.append(self._http.drain())
+        await asyncio.gather(*ending)
+        self._cleanup.close()
 
-    def _listen(self) -> int:
+    async def _keep_keys_current(self) -> None:
+        while True:
+            await asyncio.sleep(KEYS_EVERY_S)
+            self.guard.refresh()
+
+    def _listen(self, own_address: str) -> int:
         address, credentials = self._settings.address, server_credentials(self._settings)
         try:
-            port: int = (
-                self._server.add_insecure_port(address)
-                if credentials is None
-                else self._server.add_secure_port(address, credentials)
-            )
+            if credentials is None:
+                port: int = self._server.add_insecure_port(address)
+            elif isinstance(self._server, LeanServer):
+                files = CertificateFiles.of(self._settings)
+                assert files is not None  # noqa: S101 (there are credentials)
+                port = self._server.add_tls_port(address, tls_context(self._settings, files))
+            else:
+                port = self._server.add_secure_port(address, credentials)
+            self._server.add_insecure_port(own_address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: is the port taken?") from error
         return port
@@ -110,6 +255,19 @@ class Server:
     async def _tell(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
         for service in SERVICES:
             await self._health.set(service, status)
+
+
+def _json_door(
+    settings: ServingSettings, ingest: IngestServicer, recommendations: RecommendationServicer
+) -> Listens | None:
+    """The port that speaks JSON, where the settings ask for one. Raises OSError."""
+    if settings.http_port is None:
+        return None
+    try:
+        from serving.http.listener import HttpListener  # noqa: PLC0415 (optional packages)
+    except ImportError as error:
+        raise OSError(f"http_port needs the extra http of the package headrace: {error}") from error
+    return HttpListener(settings, ingest, recommendations)
 
 
 async def serve(
@@ -163,6 +321,13 @@ def channel_options(settings: ServingSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", int(settings.so_reuseport)),
         ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        # In gRPC's core, before Python has seen the call: where not even refusals keep up, calls
+        # end there, at hardly any cost, as CANCELLED. From the first number on some, from the
+        # second on all.
+        ("grpc.server.max_pending_requests", settings.max_waiting),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * settings.max_waiting),
         # Above the limit of the server, which refuses; a limit here lets clients queue unseen.
         ("grpc.max_concurrent_streams", 4 * settings.max_concurrent),
         ("grpc.max_connection_idle_ms", 1_000 * settings.connection_idle_s),
@@ -174,3 +339,7 @@ def channel_options(settings: ServingSettings) -> list[tuple[str, int]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
         ("grpc.http2.max_ping_strikes", 3),
     ]
+
+
+def _delay_control(settings: ServingSettings, load: LoadLevel) -> DelayControl:
+    return DelayControl(load, settings.delay_target_ms / 1_000, settings.delay_limit_ms / 1_000)

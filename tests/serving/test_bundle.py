@@ -20,10 +20,11 @@ from features.bundle_format import (
     RANKER,
     ItemModels,
     Manifest,
+    make_current,
     sha256,
 )
 from features.content import N_CONTENT
-from offline.bundle import Provenance, make_current, write_bundle
+from offline.bundle import Provenance, write_bundle
 from offline.faiss_index import build_index
 from serving.bundle import Bundle, BundleError, load_bundle, load_current
 from tests.clock import START_MS

@@ -23,6 +23,7 @@ from serving.client import Client, RequestError
 from serving.server import INGEST, RECOMMENDATIONS, SERVICES, server_credentials
 from serving.settings import ServingSettings
 from tests.apache_kafka import REPOSITORY
+from tests.certificates import self_signed
 from tests.serving.harness import (
     FakeRecommender,
     FakeRows,
@@ -235,12 +236,17 @@ def test_address_that_is_taken_is_an_error_that_names_it() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"host": "0.0.0.0"}, "host must be a loopback address without tls_cert and tls_key"),
+        ({"host": "0.0.0.0"}, "host must be a loopback address without tls_cert, tls_key and keys"),
+        (
+            {"host": "0.0.0.0", "tls_cert": Path("c.pem"), "tls_key": Path("k.pem")},
+            "a file that `headrace keys create` makes",
+        ),
         ({"host": "example.org"}, "host must be a loopback address"),
         ({"host": "::"}, "host must be a loopback address"),
         ({"tls_cert": Path("c.pem")}, "tls_cert and tls_key must be given together"),
         ({"tls_client_ca": Path("c.pem")}, "tls_client_ca needs tls_cert and tls_key"),
         ({"port": 65_536}, "less than or equal to 65535"),
+        ({"delay_limit_ms": 20}, "delay_limit_ms must be above delay_target_ms, 20; got 20"),
         ({"max_concurrent": 0}, "greater than or equal to 1"),
         ({"clock": "sundial"}, "'wall' or 'stream'"),
         ({"colour": "red"}, "Extra inputs are not permitted"),
@@ -259,7 +265,7 @@ def test_loopback_needs_no_tls_and_has_reflection(host: str) -> None:
 
 
 def test_reflection_is_off_where_others_can_reach_the_server() -> None:
-    tls = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem")}
+    tls = {"tls_cert": Path("c.pem"), "tls_key": Path("k.pem"), "keys_file": Path("keys.json")}
     assert not ServingSettings(host="0.0.0.0", **tls).has_reflection
     assert ServingSettings(host="::1").address == "[::1]:50051"
 
@@ -267,18 +273,7 @@ def test_reflection_is_off_where_others_can_reach_the_server() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate of localhost, signed by itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost"]
-    try:
-        subprocess.run(
-            [*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True
-        )
-    except FileNotFoundError:
-        pytest.skip("no openssl to make a certificate with")
-    return cert, key
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 def test_tls_answers_those_who_trust_its_certificate(certificate: tuple[Path, Path]) -> None:
@@ -309,3 +304,21 @@ def test_mutual_tls_answers_those_alone_who_show_a_certificate(
             pytest.raises(RequestError),
         ):
             client.recommend("ann")
+
+
+def test_a_certificate_that_is_replaced_counts_from_the_next_connection_on(tmp_path: Path) -> None:
+    cert, key = self_signed(tmp_path)
+    settings = ServingSettings(port=0, tls_cert=cert, tls_key=key)
+    with running(Parts(settings=settings)) as server:
+        old_root = cert.read_bytes()
+        new_cert, new_key = self_signed(tmp_path, "next")
+        new_key.replace(key)
+        new_cert.replace(cert)
+        for root, answers in ((cert.read_bytes(), True), (old_root, False)):
+            trusting = grpc.ssl_channel_credentials(root)
+            with Client(f"localhost:{server.port}", timeout_s=5, credentials=trusting) as client:
+                if answers:
+                    assert client.recommend("ann").items
+                else:
+                    with pytest.raises(RequestError, match=r"UNAVAILABLE|DEADLINE"):
+                        client.recommend("ann", timeout_s=1)
