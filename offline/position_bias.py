@@ -108,7 +108,7 @@ def _relative(rates: Floats) -> Floats:
     for slot in range(1, len(found)):
         if np.isnan(found[slot]):
             found[slot] = found[slot - 1]
-    return np.clip(found, LEAST_EXAMINED, 1.0)
+    return np.asarray(np.clip(found, LEAST_EXAMINED, 1.0))
 
 
 def inverse_propensities(
@@ -119,7 +119,7 @@ def inverse_propensities(
     Clipping trades a little bias for variance. Slots beyond the known ones count as the last.
     """
     looked = examined[np.minimum(slots, len(examined) - 1)]
-    return np.where(clicks, np.minimum(1.0 / looked, most), 1.0)
+    return np.asarray(np.where(clicks, np.minimum(1.0 / looked, most), 1.0))
 
 
 @dataclass(frozen=True, slots=True)
