@@ -150,7 +150,7 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     site.ending.push_async_callback(reader.close)
     viewers = ViewerReader(reader, interactions)
     tracker, recorder, ledger_writer = _writers(site)
-    cache = _cache(settings)
+    cache = _cache(settings, recommender)
     repeats = Repeats(
         cache,
         viewers,
@@ -297,11 +297,15 @@ def _warm_up(recommender: Recommender, clock: Clock) -> None:
     gc.freeze()  # what is loaded stays: the collector need not look at it again
 
 
-def _cache(settings: Settings) -> SlateCache:
-    """What keeps slates; none where their time is 0."""
+def _cache(settings: Settings, recommender: Recommender) -> SlateCache:
+    """What keeps slates; none where their time is 0, none of another bundle or catalogue."""
     serving = settings.serving
-    max_bytes = serving.cache_max_mib << 20
-    return SlateCache(serving.cache_ttl_s, max_slates=serving.cache_max_slates, max_bytes=max_bytes)
+    return SlateCache(
+        serving.cache_ttl_s,
+        max_slates=serving.cache_max_slates,
+        max_bytes=serving.cache_max_mib << 20,
+        world=lambda: (recommender.bundle_version, recommender.shelf.table.n_changes),
+    )
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:
