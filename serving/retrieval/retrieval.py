@@ -166,7 +166,8 @@ class Retrieval:
 
     def _similar(self, request: Request, found: Candidates) -> None:
         """On the page of a title: what goes with it."""
-        slot = self._knowledge.table.slot_of(request.query.item_id)
+        item_id = request.query.item_id
+        slot = self._knowledge.table.slot_of(item_id) if item_id else None
         if slot is None:
             return
         quota = self._quotas.similar
@@ -212,9 +213,9 @@ class Retrieval:
             return
         covisitation = learned.covisitation
         quota = _fewer(quotas.covisitation, request)
-        found.offer(covisitation.by_share(), quota, Source.COVISITATION)
+        found.offer(covisitation.by_share(quota), quota, Source.COVISITATION)
         quota = _fewer(quotas.covisitation_cosine, request)
-        found.offer(covisitation.by_cosine(), quota, Source.COVISITATION)
+        found.offer(covisitation.by_cosine(quota), quota, Source.COVISITATION)
 
     def _gather_scores(self, request: Request) -> None:
         """What the scores of all candidates come from, whoever brings them."""
