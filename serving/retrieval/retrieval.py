@@ -1,7 +1,7 @@
 """The retrieval stage: asks the sources in order, those with a cause first.
 
 In order, not side by side: each takes some 10 us, and a thread more to hand over and back (decision
-5). What is asked when the time of the request is up stays unasked, and the answer says so.
+6). What is asked when the time of the request is up stays unasked, and the answer says so.
 """
 
 import time
@@ -15,7 +15,7 @@ from features.ranking import ALS
 from serving.knowledge import Knowledge
 from serving.learned import Learned
 from serving.request import Request
-from serving.retrieval.base import Candidates, Quotas, Source
+from serving.retrieval.base import LEADING, Candidates, Quotas, Source
 from serving.retrieval.personal import (
     favourite_genres,
     in_turn,
@@ -293,7 +293,7 @@ def _fewer(quota: int, request: Request) -> int:
 def lead(found: Candidates, scores: NDArray[np.float64]) -> None:
     """Puts what goes with the page's title before all else; within both the order stays."""
     n = found.n
-    leading = (found.sources[:n] & np.uint32(1 << Source.SIMILAR)) != 0
+    leading = (found.sources[:n] & LEADING) != 0
     if n and leading.any():
         scores[leading] += np.ptp(scores) + 1.0
 
