@@ -12,7 +12,7 @@ from serving.knowledge import Knowledge
 from serving.ranking.calibration import Calibration
 from serving.ranking.cheap import keep_best
 from serving.request import Request
-from serving.retrieval.base import Candidates
+from serving.retrieval.base import LEADING, Candidates
 
 N_RANKED: Final = 150  # candidates that go on to the ranker, at least
 N_RANKED_BUSY: Final = 60  # while the server has more to do than it can
@@ -64,6 +64,7 @@ class Scoring:
         scores = bundle.cheap.score(columns)
         self._seen = found.slots[:n].copy(), scores
         scores[: len(request.pins)] = np.inf  # they were offered first
+        scores[(found.sources[:n] & LEADING) != 0] = np.inf
         kept = np.zeros(n, np.bool_)
         kept[keep_best(scores, found.sources[:n], wanted, MIN_OF_SOURCE)] = True
         found.keep(kept)
