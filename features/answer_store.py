@@ -58,9 +58,9 @@ def _told(reply: "asyncio.Future[Reply]") -> bytes | None:
 
 
 def _packed(*words: bytes) -> bytes:
-    """A command as Redis reads it.
+    r"""A command as Redis reads it.
 
     >>> _packed(b"GET", b"k")
-    b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\nk\\r\\n'
+    b'*2\r\n$3\r\nGET\r\n$1\r\nk\r\n'
     """
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)

@@ -77,8 +77,9 @@ async def _serve(settings: Settings) -> None:
     recommender = _recommender(settings, table, mirror)
     keeper = _keep_current(recommender, catalogue, clock)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
-    timeout_s = serving.redis_timeout_ms / 1_000
-    reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
+    reader = AsyncRowReader(
+        settings.redis.config(), USERS, timeout_s=serving.redis_timeout_ms / 1_000
+    )
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)
     tracker = _tracker(settings, clock)
@@ -100,9 +101,8 @@ async def _serve(settings: Settings) -> None:
     )
     rules = _rules(settings, recommender, cache)
     ledger_writer = track_writer(kafka, serving.track_timeout_ms)
-    tracker.start()
-    recorder.start()
-    ledger_writer.start()
+    for writer in (tracker, recorder, ledger_writer):
+        writer.start()
     guard = guard_of(serving)
     server = Server(
         serving,
@@ -137,14 +137,10 @@ async def _serve(settings: Settings) -> None:
         await serve(server, warm=warm)
     finally:
         READY.set(0)
-        renewing.cancel()
-        catalogue.stop()
-        keeper.stop()
-        for task in watching:
+        for task in (renewing, *watching):
             task.cancel()
-        follower.stop()
-        models.stop()
-        rules.stop()
+        for thread in (catalogue, keeper, follower, models, rules):
+            thread.stop()
         await tracker.close()
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
             await asyncio.to_thread(ledger_writer.close, 1.0)
