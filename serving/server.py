@@ -203,7 +203,7 @@ class Server:
         if self._http is not None:
             await self._http.start()
         self._tasks = [
-            asyncio.create_task(self._probe.run(own_address)),
+            asyncio.create_task(self._measure_delay(own_address)),
             asyncio.create_task(self._keep_keys_current()),
         ]
         log.info("server_listens", host=self._settings.host, port=port)
@@ -230,6 +230,13 @@ class Server:
             ending.append(self._http.drain())
         await asyncio.gather(*ending)
         self._cleanup.close()
+
+    async def _measure_delay(self, own_address: str) -> None:
+        """How long calls wait: in gRPC's queue, or in the event loop where there is no other."""
+        if isinstance(self._server, LeanServer):
+            await self._probe.watch_loop()
+        else:
+            await self._probe.run(own_address)
 
     async def _keep_keys_current(self) -> None:
         while True:

@@ -7,11 +7,11 @@ found and from what is known of it:
     als            found by the viewer's factors
     covisitation   found beside what the viewer watched
     trending       on the charts of hours, a day or the week
-    content        the fifth of the candidates whose genres, decade, language and cast the viewer
-                   likes best
+    content        found by what the viewer's titles are, or of the fifth of the candidates whose
+                   genres, decade, language and cast the viewer likes best
     long_tail      a title of few viewers, rated well by those
-    serendipity    of the half of the candidates that is farthest from the viewer's genres, rated
-                   well
+    serendipity    found far from the viewer's taste, or of the half of the candidates that is
+                   farthest from the viewer's genres, rated well
     new            first seen lately
 """
 
@@ -36,6 +36,9 @@ _FOUND_BY: Final = np.array(  # (bit of the arm, bits of its sources)
         (1 << Arm.COVISITATION, 1 << Source.COVISITATION | 1 << Source.SESSION),
         (1 << Arm.TRENDING, 1 << Source.TRENDING | 1 << Source.WEEK | 1 << Source.REGION),
         (1 << Arm.NEW, 1 << Source.NEW | 1 << Source.ARRIVAL),
+        (1 << Arm.CONTENT, 1 << Source.CONTENT),
+        (1 << Arm.LONG_TAIL, 1 << Source.LONG_TAIL),
+        (1 << Arm.SERENDIPITY, 1 << Source.SERENDIPITY),
     ],
     np.int64,
 )

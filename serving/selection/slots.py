@@ -48,7 +48,8 @@ EXPLORED, DRAWN, OWED, DRAWN_ITEM = range(4)
 N_CHANCES: Final = 4
 DIVERSITY, ENTROPY = range(2)  # what is told of a slate
 
-Bits = NDArray[np.uint16]
+Bits = NDArray[np.uint16]  # (n,) bit `arm` where a candidate belongs to it
+Sources = NDArray[np.uint32]  # (n,) bit `source` where it found a candidate
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -72,7 +73,7 @@ class Pool(NamedTuple):
 
     order: Ints  # (n,) places, best first
     standings: Features  # (n,)
-    bits: Bits  # (n,) bit `arm` where a candidate belongs to it
+    bits: Bits
     taken: NDArray[np.bool_]  # (n,)
     starts: Ints  # (N_ARMS,) in the order: before it nothing of the arm is left
     left: Ints  # (N_ARMS,) candidates of each arm
@@ -82,7 +83,7 @@ class Pool(NamedTuple):
 def fill_slate(
     scores: Floats,
     features: Features,
-    sources: Bits,
+    sources: Sources,
     slots: NDArray[np.int32],
     boosts: Features,
     genres: NDArray[np.uint32],
@@ -195,7 +196,7 @@ def _put(slot: Floats, place: int, pool: Pool, company: Company) -> None:
 def _pool_of(
     scores: Floats,
     features: Features,
-    sources: Bits,
+    sources: Sources,
     boosts: Features,
     damping: float,
     coverage: float,

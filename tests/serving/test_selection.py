@@ -75,13 +75,13 @@ def selection(
     table: CatalogueTable = TABLE,
 ) -> Selection:
     overlay = None if beliefs is None else Overlay(1, beliefs)
-    knowledge = Knowledge(table, MIRROR, Trending(len(table), 1_000), None, overlay)
+    knowledge = Knowledge(table, MIRROR, Trending(table, 1_000), None, overlay)
     return Selection(knowledge, explorer, config)
 
 
 def request(count: int = 20, row: np.ndarray = USERS.empty, **query: object) -> Request:
     asked = Query("u", count=count, **query)
-    hot = Trending(N_ITEMS, 1_000).lists(MIRROR.values, START_MS)
+    hot = Trending(TABLE, 1_000).lists(MIRROR.values, START_MS)
     wanted = genre_mask(asked.genres)
     return Request(asked, row, START_MS, wanted, np.zeros(0, np.int64), hot)
 
