@@ -25,8 +25,10 @@ from features.position import Position
 from features.vocabulary import Device, Page
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
+# Calls go to the addresses of a target in turn, past those that hang up.
 RETRIES: Final = json.dumps(
     {
+        "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [
@@ -43,7 +45,7 @@ RETRIES: Final = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
-        ]
+        ],
     }
 )
 

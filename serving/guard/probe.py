@@ -57,7 +57,7 @@ class QueueProbe:
         """Probes the server that listens on `target` until it is cancelled."""
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
         async with grpc.aio.insecure_channel(target, options) as channel:
-            call: Any = channel.unary_unary(self._method, None, None)  # type: ignore[arg-type]
+            call: Any = channel.unary_unary(self._method, None, None)
             while True:
                 await self._probe(call)
                 calm = self._control.load.level == FULL
