@@ -83,7 +83,10 @@ class Recommender:
         filters: FilterConfig | None = None,
         selection: SelectionConfig | None = None,
     ) -> None:
-        """`regions` has charts of regions; a request gives its sources at most `budget_s`."""
+        """`regions` has charts of regions; a request gives its sources at most `budget_s`.
+
+        Without `selection` slates are the best by score.
+        """
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
         trending = Trending(table, refresh_ms)
