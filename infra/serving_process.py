@@ -3,11 +3,16 @@
 import asyncio
 import contextlib
 import gc
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import structlog
 import uvloop
 
+from features.answer_store import RedisAnswers
 from features.clock import Clock, StreamClock, WallClock
 from features.item_row import MAX_PARTITIONS
 from features.log import LogError
@@ -25,6 +30,8 @@ from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import CatalogueTable
 from serving.filtering.filter import FilterConfig
+from serving.guard.guard import Guard
+from serving.guard.overload import LoadLevel
 from serving.keeper import Keeper
 from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
@@ -63,33 +70,86 @@ def run_server(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    kafka, prefix = settings.kafka.log_config(), settings.kafka.prefix
-    serving = settings.serving
-    clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
-    catalogue = LiveCatalogue(kafka, prefix + topics.CATALOG, WallClock())
+    """Starts the parts, each after what it needs, and ends them in the opposite order."""
+    async with AsyncExitStack() as ending:
+        site = _Site(settings, ending)
+        guard = guard_of(settings.serving)
+        mirror, recommender = _engine(site, guard.load)
+        server = _server(site, guard, mirror, recommender)
+        watcher = _watcher(settings, recommender, site.clock)
+
+        async def warm() -> None:
+            _warm_up(recommender, site.clock)
+            server.repeats.prepare(recommender, Query(""))
+            site.go_on(watcher.run())
+            READY.set(1)
+
+        site.go_on(server.repeats.renew(recommender))
+        ending.callback(READY.set, 0)
+        await serve(server.server, warm=warm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What every part needs: the settings, the time, and who ends it."""
+
+    settings: Settings
+    ending: AsyncExitStack
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_stream = self.settings.serving.clock == "stream"
+        object.__setattr__(self, "clock", StreamClock() if is_stream else WallClock())
+
+    def topic(self, name: str) -> str:
+        """A topic as this site names it."""
+        return self.settings.kafka.prefix + name
+
+    def go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has work done beside calls until the process ends."""
+        self.ending.callback(asyncio.get_running_loop().create_task(work).cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The server, and the slates that it gives again."""
+
+    server: Server
+    repeats: Repeats
+
+
+def _engine(site: _Site, load: LoadLevel) -> tuple[ItemMirror, Recommender]:
+    """What answers, and what it looks at, all of it followed from now on."""
+    settings, clock = site.settings, site.clock
+    kafka, stop = settings.kafka.log_config(), site.ending.callback
+    catalogue = LiveCatalogue(kafka, site.topic(topics.CATALOG), WallClock())
     table = catalogue.read()
     mirror = ItemMirror.over(table.ids, table.slots)
     follower = _follower(settings, mirror, clock)
     follower.start()
-    models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
+    stop(follower.stop)
+    names = readers(settings.serving.policy)
+    models = ModelMirror(kafka, site.topic(topics.MODELS), names, WallClock())
     models.start()
-    recommender = _recommender(settings, table, mirror)
+    stop(models.stop)
+    recommender = _recommender(settings, table, mirror, load)
     keeper = _keep_current(recommender, catalogue, clock)
+    stop(keeper.stop)
+    stop(catalogue.stop)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
-    timeout_s = serving.redis_timeout_ms / 1_000
-    reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
-    interactions = prefix + topics.INTERACTIONS
+    return mirror, recommender
+
+
+def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommender) -> _Served:
+    """The transport over the engine, the store and the log."""
+    settings, clock, serving = site.settings, site.clock, site.settings.serving
+    interactions = site.topic(topics.INTERACTIONS)
+    reader = AsyncRowReader(
+        settings.redis.config(), USERS, timeout_s=serving.redis_timeout_ms / 1_000
+    )
+    site.ending.push_async_callback(reader.close)
     viewers = ViewerReader(reader, interactions)
-    tracker = Tracker(
-        track_writer(kafka, serving.track_timeout_ms),
-        interactions,
-        clock,
-        max_in_flight=serving.track_max_in_flight,
-        timeout_s=serving.track_timeout_ms / 1_000,
-    )
-    recorder = ImpressionRecorder(
-        impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
-    )
+    tracker, recorder, ledger_writer = _writers(site)
     cache = _cache(settings)
     repeats = Repeats(
         cache,
@@ -103,57 +163,60 @@ async def _serve(settings: Settings) -> None:
         has_rules_for=recommender.has_rules_for,
     )
     rules = _rules(settings, recommender, cache)
-    ledger_writer = track_writer(kafka, serving.track_timeout_ms)
-    tracker.start()
-    recorder.start()
-    ledger_writer.start()
-    guard = guard_of(serving)
-    server = Server(
-        serving,
-        IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
-        RecommendationServicer(
-            recommender,
-            viewers,
-            recorder.record,
-            mirror.age_ms,
-            clock,
-            WallClock(),
-            topic=interactions,
-            default_wait_ms=serving.default_wait_ms,
-            pages=PageTokens.of(serving, WallClock()),
-            answers=Answers.of(serving),
-            repeats=repeats,
-        ),
-        _admin(settings, tracker, ledger_writer, rules),
-        guard,
+    site.ending.callback(rules.stop)
+    recommendations = RecommendationServicer(
+        recommender,
+        viewers,
+        recorder.record,
+        mirror.age_ms,
+        clock,
+        WallClock(),
+        topic=interactions,
+        default_wait_ms=serving.default_wait_ms,
+        pages=PageTokens.of(serving, WallClock()),
+        answers=Answers.of(serving, _shared_answers(site)),
+        repeats=repeats,
     )
-    watcher = _watcher(settings, recommender, clock)
-    watching: list[asyncio.Task[None]] = []
+    ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s)
+    admin = _admin(settings, tracker, ledger_writer, rules)
+    return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
 
-    async def warm() -> None:
-        _warm_up(recommender, clock)
-        repeats.prepare(recommender, Query(""))
-        watching.append(asyncio.create_task(watcher.run()))
-        READY.set(1)
 
-    renewing = asyncio.create_task(repeats.renew(recommender))
-    try:
-        await serve(server, warm=warm)
-    finally:
-        READY.set(0)
-        renewing.cancel()
-        catalogue.stop()
-        keeper.stop()
-        for task in watching:
-            task.cancel()
-        follower.stop()
-        models.stop()
-        rules.stop()
-        await tracker.close()
+def _shared_answers(site: _Site) -> RedisAnswers | None:
+    """Where servers find each other's answers to repeated requests, if they are to."""
+    if not site.settings.serving.answers_shared:
+        return None
+    shared = RedisAnswers(site.settings.redis.config())
+    site.ending.push_async_callback(shared.close)
+    return shared
+
+
+def _writers(site: _Site) -> tuple[Tracker, ImpressionRecorder, SteadyWriter]:
+    """What writes to the log: events, decisions, and what operators order."""
+    kafka, serving = site.settings.kafka.log_config(), site.settings.serving
+    recorder = ImpressionRecorder(
+        impression_writer(kafka), site.topic(topics.IMPRESSIONS), encode_decision
+    )
+    recorder.start()
+    site.ending.callback(recorder.close)
+    orders = track_writer(kafka, serving.track_timeout_ms)
+    orders.start()
+
+    async def close_orders() -> None:
         with contextlib.suppress(LogError):  # whoever waited for an entry has been told
-            await asyncio.to_thread(ledger_writer.close, 1.0)
-        recorder.close()
-        await reader.close()
+            await asyncio.to_thread(orders.close, 1.0)
+
+    site.ending.push_async_callback(close_orders)
+    tracker = Tracker(
+        track_writer(kafka, serving.track_timeout_ms),
+        site.topic(topics.INTERACTIONS),
+        site.clock,
+        max_in_flight=serving.track_max_in_flight,
+        timeout_s=serving.track_timeout_ms / 1_000,
+    )
+    tracker.start()
+    site.ending.push_async_callback(tracker.close)
+    return tracker, recorder, orders
 
 
 def _rules(settings: Settings, recommender: Recommender, cache: SlateCache) -> RuleFollower:
@@ -181,7 +244,9 @@ def _admin(
     )
 
 
-def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
+def _recommender(
+    settings: Settings, table: CatalogueTable, mirror: ItemMirror, load: LoadLevel
+) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
     explorer = Explorer(
@@ -195,6 +260,7 @@ def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) 
         explorer=explorer,
         overlay=Overlay(0, beliefs),
         regions=_regions(settings),
+        load=load,
         budget_s=SOURCES_BUDGET_S,
         filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
         selection=SelectionConfig(
@@ -223,6 +289,7 @@ def _regions(settings: Settings) -> RegionCharts:
 
 def _warm_up(recommender: Recommender, clock: Clock) -> None:
     """Has everything compiled and in memory before the first caller."""
+    recommender.warm_up(clock.now_ms())
     for filters in (Filters(min_rating=10.0), *[NO_FILTERS] * WARM_UP_CALLS):
         query = Query("warm-up", filters=filters)
         recommender.recommend(query, Viewer(USERS.empty), clock.now_ms())

@@ -46,8 +46,8 @@ class TrainConfig:
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
     cheap: CheapConfig = field(default_factory=CheapConfig)
-    window_share: float = 0.25  # of the events, the last ones: the ranker's examples
-    max_queries: int = 20_000  # examples at most; the newest
+    window_share: float = 0.4  # of the events, the last ones: the ranker's examples
+    max_queries: int = 30_000  # examples at most; the newest
     n_held_out: int = 1_000  # of the examples, the last ones: for measuring alone
     refresh_days: float = 1.0  # age at which factors and neighbours are fitted anew
 

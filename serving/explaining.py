@@ -81,7 +81,7 @@ class Explainer:
             slot=shown.index(item_id) if on_slate else 0,
             removed_by=() if on_slate else removed_by,
             sources=sources,
-            cheap_rank=place + 1,
+            cheap_rank=self._scoring.first_rank(slot) or place + 1,
             rank=rank,
             feature_names=RANKING_COLUMNS,
         )
@@ -116,7 +116,7 @@ class Explainer:
         self._scoring.hydrate(request, found)
         scores = self._scoring.score(found)
         plan = Plan([place], [Arm.RANKER], [0.0], [0.0])
-        clicks = self._scoring.click_probabilities(found.features[plan.places])
+        clicks = self._scoring.click_probabilities(found.features[[place]], scores[[place]])
         (item,) = self._presentation.items(plan, found, scores, clicks)
         (item,) = with_contributions(self._knowledge, (item,))
         return replace(item, arm="", item_propensity=0.0)

@@ -23,7 +23,9 @@ STAGE = Histograms(
         *(0.002, 0.003, 0.005, 0.01, 0.025, 0.1),
     ],
 )
-STAGE_NAMES = ("read", "retrieve", "filter", "hydrate", "score", "select", "build", "record")
+STAGE_NAMES = (
+    "read", "retrieve", "filter", "narrow", "hydrate", "score", "select", "build", "record"
+)  # fmt: skip
 STAGES = {name: STAGE.labels(name) for name in STAGE_NAMES}  # looked up once
 DEGRADED = Counter("headrace_serving_degraded", "Slates without a dependency", ["reason"])
 STATE_AGE = Histogram(

@@ -1,9 +1,10 @@
-"""Answers requests: retrieve -> filter -> hydrate -> score -> select.
+"""Answers requests: retrieve -> filter -> narrow -> hydrate -> score -> select.
 
     retrieve   sources offer candidates: neighbours of the viewer's last titles, factors, lists
     filter     not what the viewer has watched, what is excluded, of other genres, not out yet
-    hydrate    a row of features for each candidate, the very function that training uses
-    score      the bundle's trees
+    narrow     a first look at all of them: the best go on, and some of every source
+    hydrate    a row of features for each that is left, the very function that training uses
+    score      the bundle's trees, and what is learnt from outcomes as far as the bundle lets it
     select     each slot to an arm, the arm's best candidate into it, with the chances that it had
 
 Everything is computed at the request from the viewer's row and the mirror as they are: the last
@@ -12,8 +13,8 @@ event is in it. One thread at a time; arrays are made once and used again.
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,8 @@ from serving.slate import (
     Viewer,
 )
 
-NO_BUNDLE: Final = "bundle"  # as named in `degraded`
+NO_BUNDLE, OVERLOAD = "bundle", "overload"  # as named in `degraded`
+CHARTS_ALONE: Final = 2  # a load level
 
 REFRESH_MS: Final = 10_000
 MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
@@ -60,6 +62,19 @@ MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is loo
 _TREND_1D = item_row.NAMES.index("item_trend_1d")
 
 Floats = NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Load:
+    """How much of the whole can be afforded now; `serving.guard.overload.LoadLevel` is one too."""
+
+    level: int = 0  # 0 all, 1 fewer candidates, from 2 on the charts alone
+
+
+class HasLevel(Protocol):
+    """What has a load level."""
+
+    level: int
 
 
 class Recommender:
@@ -79,19 +94,22 @@ class Recommender:
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
         regions: RegionCharts | None = None,
+        load: HasLevel | None = None,
         budget_s: float = float("inf"),
         filters: FilterConfig | None = None,
         selection: SelectionConfig | None = None,
     ) -> None:
         """`regions` has charts of regions; a request gives its sources at most `budget_s`.
 
-        Without `selection` slates are the best by score.
+        `load` says at each request how much is to be left out. Without `selection` slates are the
+        best by score.
         """
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
         trending = Trending(table, refresh_ms)
         self._knowledge = Knowledge(table, mirror, trending, learned, overlay, regions=regions)
         self._budget_s = budget_s
+        self._load: HasLevel = load or Load()
         self._quotas = quotas
         self._explorer = explorer
         self._filters = filters
@@ -127,15 +145,25 @@ class Recommender:
     @property
     def bundle_version(self) -> str:
         """Of the bundle in use; empty without one."""
-        return "" if self._learned is None else self._learned.bundle.version
+        learned = self._knowledge.learned
+        return "" if learned is None else learned.bundle.version
 
     def trial(self, bundle: Bundle) -> "Recommender":
         """Another one over the same catalogue and mirror, to try a bundle in another thread."""
-        return Recommender(self._table, self._mirror, bundle, quotas=self._quotas)
+        return Recommender(
+            self._knowledge.table, self._knowledge.mirror, bundle, quotas=self._quotas
+        )
 
     def adopt(self, trial: "Recommender") -> None:
-        """Answers from the bundle of a trial from the next request on. O(1)."""
-        self._learned = trial._learned
+        """Answers from the bundle of a trial from the next request on.
+
+        O(1), but for the catalogue having outgrown its room during the trial.
+        """
+        theirs, own = trial._knowledge, self._knowledge
+        if theirs.table is own.table or theirs.learned is None:
+            own.learned = theirs.learned
+        else:  # the table has grown meanwhile
+            self.use(theirs.learned.bundle)
 
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
@@ -181,6 +209,15 @@ class Recommender:
         request = self._begin(query, viewer, now_ms)
         try:
             return self._decide(request, viewer)
+        finally:
+            self._end()
+
+    def warm_up(self, now_ms: int) -> None:
+        """Has compiled what only requests with many candidates come to."""
+        request = self._begin(Query("warm-up", count=1), Viewer(None), now_ms)
+        try:
+            self._retrieval.gather_charts(request, self._candidates)
+            self._scoring.narrow(request, self._candidates, least=1)
         finally:
             self._end()
 
@@ -285,17 +322,32 @@ class Recommender:
 
     def _decide(self, request: Request, viewer: Viewer) -> Slate:
         """The slate; candidates stay as they are."""
-        if not self._is_known(viewer):
+        if not self._is_known(viewer) or request.load_level >= CHARTS_ALONE:
             return self._fall_back(request, viewer)
-        self._find(request)
-        scores = self._scoring.score(self._candidates)
-        lead(self._candidates, scores)
-        return self._select(request, scores, Arm.RANKER, viewer.degraded)
+        found, since_s = self._candidates, time.perf_counter()
+        self._filter.admit_pins(request, found)
+        self._retrieval.gather(request, found)
+        since_s = request.note("retrieve", since_s)
+        self._filter_out(request)
+        since_s = request.note("filter", since_s)
+        self._retrieval.describe(request, found, 0, found.n)
+        request.n_candidates = found.n
+        self._scoring.narrow(request, found)
+        since_s = request.note("narrow", since_s)
+        self._scoring.hydrate(request, found)
+        since_s = request.note("hydrate", since_s)
+        scores = self._scoring.score(found)
+        lead(found, scores)
+        since_s = request.note("score", since_s)
+        slate = self._select(request, scores, Arm.RANKER, viewer.degraded)
+        request.note("select", since_s)
+        return slate
 
     def _begin(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
         known = self._knowledge
         request = Request.of(query, viewer, now_ms, known.table, known.hot(now_ms))
         request.deadline_s = time.perf_counter() + self._budget_s
+        request.load_level = self._load.level
         self._filter.begin(request)
         return request
 
@@ -311,12 +363,18 @@ class Recommender:
         self._retrieval.gather(request, self._candidates)
         self._sift(request)
 
-    def _sift(self, request: Request) -> None:
-        """From candidates to hydrated candidates that may be shown."""
+    def _filter_out(self, request: Request) -> None:
+        """Leaves what may be shown, and fills up where that is little."""
         found = self._candidates
         self._filter.apply(request, found)
         self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
+
+    def _sift(self, request: Request) -> None:
+        """From candidates to hydrated candidates that may be shown, all of them."""
+        found = self._candidates
+        self._filter_out(request)
         self._retrieval.describe(request, found, 0, found.n)
+        request.n_candidates = found.n
         self._scoring.hydrate(request, found)
 
     def _select(
@@ -332,7 +390,8 @@ class Recommender:
         self, request: Request, plan: Plan, scores: Scores, degraded: tuple[str, ...]
     ) -> Slate:
         found, known = self._candidates, self._knowledge
-        clicks = self._scoring.click_probabilities(found.features[plan.places])
+        places = plan.places
+        clicks = self._scoring.click_probabilities(found.features[places], scores[places])
         learned, overlay = known.learned, known.overlay
         items = self._presentation.items(plan, found, scores, clicks, request.rule_of)
         if request.query.debug:
@@ -341,7 +400,7 @@ class Recommender:
             items,
             "" if learned is None else learned.bundle.version,
             self._feature_version,
-            found.n,
+            request.n_candidates,
             (*degraded, *request.degraded),
             RANKING_COLUMNS,
             CONTEXT_NAMES[plan.context],
@@ -360,6 +419,8 @@ class Recommender:
         """
         has_bundle = self._knowledge.learned is not None
         degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
+        if self._is_known(viewer):
+            degraded = (*degraded, OVERLOAD)
         found = self._candidates
         self._filter.admit_pins(request, found)
         self._retrieval.gather_charts(request, found)

@@ -1,5 +1,6 @@
 """What the stages know of one request."""
 
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from features.compiled import Rows
 from features.store import USERS
 from features.vocabulary import genre_mask
+from serving import metrics
 from serving.catalogue import CatalogueTable
 from serving.retrieval.trending import HotLists
 from serving.slate import Query, Viewer
@@ -40,6 +42,7 @@ class Request:
     factors: Floats | None = None  # of the viewer; None where no title of theirs has any
     removed: dict[str, int] = field(default_factory=dict)  # candidates taken out, by filter
     stage_ms: dict[str, float] = field(default_factory=dict)
+    n_candidates: int = 0  # that may be shown, before the first look
 
     @classmethod
     def of(
@@ -49,3 +52,10 @@ class Request:
         row = USERS.empty if viewer.row is None else viewer.row
         titles = np.ascontiguousarray(row["viewing"]["titles"][0]["item"])
         return cls(query, row, now_ms, genre_mask(query.genres), table.slots_of(titles), hot)
+
+    def note(self, stage: str, since_s: float) -> float:
+        """Notes what a stage took since a moment of `time.perf_counter`; returns that of now."""
+        now_s = time.perf_counter()
+        self.stage_ms[stage] = 1_000 * (now_s - since_s)
+        metrics.STAGES[stage].observe(now_s - since_s)
+        return now_s

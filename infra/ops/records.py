@@ -13,6 +13,7 @@ from features.codec import (
     decode_erasure,
     decode_impression,
     decode_interaction,
+    decode_rule,
 )
 from features.item_updates import UpdateError, decode_update
 from features.learning_codec import decode_drift, decode_learning_record, decode_snapshot
@@ -118,6 +119,8 @@ _DECODERS: Final[Mapping[str, Callable[[Message], Values]]] = {
     topics.ITEM_UPDATES: _item_update,
     topics.MODELS: _model,
     topics.DEAD_LETTERS: _dead_letter,
+    topics.RULES: lambda record: asdict(decode_rule(record.value() or b"")),
+    topics.RULE_CHANGES: lambda record: asdict(decode_rule(record.value() or b"")),
     topics.ERASURES: lambda record: asdict(
         decode_erasure(record.key() or b"", record.value() or b"")
     ),

@@ -16,9 +16,9 @@ from features.bundle_format import BundleError
 from features.cheap_columns import CHEAP_COLUMNS
 from features.compiled import compiled
 from serving.ranking.trees import TreeError, Trees
-from serving.retrieval.base import heap_push
+from serving.retrieval.base import Source, heap_push
 
-N_SOURCES: Final = 16  # bits of a candidate's sources
+N_SOURCES: Final = len(Source)  # bits of a candidate's sources
 
 
 class CheapStage:
@@ -96,6 +96,8 @@ def _keep_of_sources(
     for i in range(len(scores)):
         bits = np.int64(sources[i])
         for source in range(N_SOURCES):
+            if bits >> source == 0:
+                break
             if not (bits >> source) & 1:
                 continue
             if counts[source] == wanted and not scores[i] > worths[source, 0]:

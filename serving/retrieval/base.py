@@ -92,18 +92,19 @@ MOST_CANDIDATES: Final = 1_000
 class Quotas:
     """How many candidates each source brings at most; about half remain as different titles.
 
-    In a prototype on MovieTweetings 550 candidates held 63 % of the next titles and 340 held 57 %,
-    with the same NDCG@20; the longer list is what exploration and filters draw from.
+    Chosen on MovieTweetings, on the events between 60 % and 80 %: 1,000 candidates like these held
+    74 % of the next titles, 550 of narrower lists 66 %. Beyond the first hundreds it is the charts
+    that find more: the 1,000 titles of a long chart alone held 73 %.
     """
 
-    covisitation: int = 100
+    covisitation: int = 200
     covisitation_cosine: int = 100
-    for_you: int = 100
+    for_you: int = 150
     trending_6h: int = 100
-    trending_1d: int = 200
-    week: int = 350
+    trending_1d: int = 250
+    week: int = 500
     new: int = 60
-    popular: int = 200
+    popular: int = 800  # asked last: they fill what room is left
     session: int = 45
     content: int = 60
     region: int = 60
@@ -223,7 +224,7 @@ def _keep(
 
 
 @compiled
-def heap_push(slots: Slots, scores: Floats, n: int, slot: int, score: float) -> int:
+def heap_push(slots: Slots, scores: NDArray[Any], n: int, slot: int, score: float) -> int:
     """Puts a title into a heap of the `len(slots)` best, worst in front; how many it holds.
 
     A full heap lets its worst go, and must only be given better ones. O(log n).

@@ -71,6 +71,7 @@ class Retrieval:
             (self._arrivals, CHARTS_ALONE),
             (self._gems, CALM),
             (self._different, CALM),
+            (self._popular, CHARTS_ALONE),
         )
 
     def gather(self, request: Request, found: Candidates) -> None:
@@ -256,7 +257,6 @@ class Retrieval:
         offer(hot[TRENDING_1D], _fewer(quotas.trending_1d, request), Source.TRENDING)
         offer(hot[WEEK], _fewer(quotas.week, request), Source.WEEK)
         offer(hot[NEW], _fewer(quotas.new, request), Source.NEW)
-        offer(hot[TOTAL], _fewer(quotas.popular, request), Source.POPULAR)
 
     def _arrivals(self, _request: Request, found: Candidates) -> None:
         arrivals = self._knowledge.table.arrivals
@@ -275,6 +275,11 @@ class Retrieval:
             quota, contents = self._quotas.serendipity, self._knowledge.table.contents
             far = serendipitous(request.hot, contents, request.liked, quota)
             found.offer(far, quota, Source.SERENDIPITY)
+
+    def _popular(self, request: Request, found: Candidates) -> None:
+        """What has been watched most ever, into the room that is left."""
+        quota = _fewer(self._quotas.popular, request)
+        found.offer(request.hot.lists[TOTAL], quota, Source.POPULAR)
 
     def _charts(self, hot: HotLists) -> Slots:
         """The head of the lists, taking turns; made once for each version of them."""

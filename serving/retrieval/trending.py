@@ -13,8 +13,8 @@ from features.vocabulary import N_GENRES
 from serving.catalogue import FOR_GOOD, CatalogueTable
 from serving.retrieval.base import Floats, Slots, heap_push
 
-TRENDING_6H, TRENDING_1D, WEEK, TOTAL, NEW = range(5)
-N_LISTS = 5
+TRENDING_6H, TRENDING_1D, WEEK, TOTAL, NEW, TRENDING_3D = range(6)
+N_LISTS = 6
 
 NO_TITLE = -1
 N_OF_GENRE = 100
@@ -33,15 +33,15 @@ _WEEK = item_row.NAMES.index("item_engaged_7d")
 _TOTAL = item_row.NAMES.index("item_engaged_total")
 _DAYS_KNOWN = item_row.NAMES.index("item_days_known")
 
-# The lists whose places are ranks, in the order of RANK_TRENDING, RANK_WEEK, RANK_TOTAL.
-_RANKED = np.array([TRENDING_1D, WEEK, TOTAL], np.int64)
+# The lists whose places are ranks, in the order of RANK_TRENDING ... RANK_TREND_3D.
+_RANKED = np.array([TRENDING_1D, WEEK, TOTAL, TRENDING_3D], np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class HotLists:
     """The lists at a moment: at most N_LISTED slots each, hottest first."""
 
-    lists: tuple[Slots, ...]  # by TRENDING_6H ... NEW
+    lists: tuple[Slots, ...]  # by TRENDING_6H ... TRENDING_3D
     standings: Floats  # (n_slots, N_STANDINGS), as `features.ranking` has them
     at_ms: int
     by_genre: Slots  # (N_GENRES, N_OF_GENRE), by the three-day trend; NO_TITLE behind the last
@@ -213,6 +213,7 @@ def _score(values: Floats, score: Floats) -> None:
     score[TRENDING_1D] = trend
     score[WEEK] = values[_WEEK] + 1e-3 * trend if values[_WEEK] > 0 else 0.0
     score[TOTAL] = values[_TOTAL] + 1e-3 * trend
+    score[TRENDING_3D] = values[_TREND_3D]
     score[NEW] = 0.0
     if values[_DAYS_KNOWN] < NEW_DAYS:
         score[NEW] = 2.0 ** (-values[_DAYS_KNOWN] / NEW_HALF_LIFE_DAYS) * (1.0 + trend)

@@ -1,10 +1,7 @@
 """Events in over gRPC and Kafka, slates out, over a real stack of processes on both brokers."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from headrace.v1 import events_pb2
+from typer.testing import CliRunner
 
 from features.codec import encode_interaction_json
 from features.events import CatalogItem, Interaction
@@ -19,13 +17,13 @@ from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter, read_to_end
 from features.rules import Rule, RuleKind, RuleScope
 from features.vocabulary import ARM_NAMES, EventType
 from infra import topics
+from infra.cli import app
 from infra.embedded import EmbeddedRedis
 from infra.rebuild import rebuild
 from infra.settings import Settings
 from infra.stack import Stack
 from offline.replay import publish_catalogue
-from serving.client import Client, RequestError
-from serving.slate import Filters
+from serving.client import Client, Filters, RequestError
 from tests.flows import wait_until
 
 TITLES = [
@@ -175,15 +173,24 @@ def test_a_title_that_is_blocked_by_command_is_gone_and_back_when_the_rule_goes(
     ]
 
 
+def test_a_title_that_is_pinned_by_command_stands_in_its_slot(stack, client):
+    last = ids_of(client, count=100)[-1]
+    words = ("pin", "--item", last, "--slot", "2", "--id", "second", "--until", "+1h")
+    rules_command(stack, "put", *words)
+    wait_until(lambda: len(client.list_rules()) == 1, 5)
+    item = client.recommend("rita", count=5).items[2]
+    assert (item.item_id, item.rule_id, item.source) == (last, "second", "editorial")
+    rules_command(stack, "delete", "second")
+    wait_until(lambda: client.list_rules() == (), 5)
+    assert all(item.rule_id == "" for item in client.recommend("rita", count=5).items)
+
+
 def rules_command(stack, *words):
     """What `headrace rules` prints, asked of the server of a stack."""
     address = () if words[0] == "history" else ("--address", stack.addresses.grpc)
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "rules", *words, *address],
-        env={**os.environ, "COLUMNS": "160", **stack.settings.environment()},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    environment = {"COLUMNS": "160", **stack.settings.environment()}
+    done = CliRunner().invoke(app, ["rules", *words, *address], env=environment)
+    assert done.exit_code == 0, done.output
     return done.stdout
 
 

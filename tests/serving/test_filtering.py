@@ -459,6 +459,32 @@ def test_a_ceiling_of_a_profile_holds_for_that_profile_alone_and_is_named():
     assert item_ids(recommender.recommend(lower, Viewer(None), START_MS)) == []
 
 
+def test_the_moment_is_told_at_which_what_may_be_shown_changes_next():
+    items = [CatalogItem("t0"), CatalogItem("t1", available_until_ms=START_MS + 70)]
+    table = CatalogueTable.of(items)
+    recommender = Recommender(table, World(items, [7.0] * 2, [1] * 2).mirror(table), None)
+    recommender.recommend(Query("u"), Viewer(None), START_MS)
+    assert recommender.edge_after_ms(START_MS) == START_MS + 70
+    recommender.use_rules(RuleBook.of([Rule("b", RuleKind.BLOCK, ("t0",), until_ms=START_MS + 9)]))
+    assert recommender.edge_after_ms(START_MS) == START_MS + 9
+    assert recommender.edge_after_ms(START_MS + 9) == START_MS + 70
+    assert recommender.edge_after_ms(START_MS + 70) > START_MS + 10**9
+
+
+def test_a_pinned_title_stands_in_its_slot_and_says_so():
+    _, recommender = world_of_forty()
+    first = item_ids(recommender.recommend(Query("u", count=10), Viewer(None), START_MS))
+    pins = [Rule(f"p{k}", RuleKind.PIN, (first[9 - k],), slot=k) for k in (0, 3)]
+    recommender.use_rules(RuleBook.of(pins))
+    slate = recommender.recommend(Query("u", count=10), Viewer(None), START_MS)
+    for k in (0, 3):
+        item = slate.items[k]
+        assert (item.item_id, item.rule_id) == (first[9 - k], f"p{k}")
+        assert (item.source, item.propensity) == ("editorial", 1.0)
+    assert len(set(item_ids(slate))) == 10
+    assert slate.rules == ("p0", "p3")
+
+
 def test_a_title_that_comes_after_its_rule_is_met_by_it():
     table = CatalogueTable.of([CatalogItem("t0")], room=2)
     recommender = Recommender(table, World([], [], []).mirror(table), None)

@@ -13,9 +13,11 @@ from headrace.v1 import events_pb2, recommender_pb2
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
 from features.row_reader import RowPosition
+from features.rules import Rule, RuleKind, RuleScope
 from features.vocabulary import Device, Page
 from serving.repeats import Repeats
-from serving.slate import Filters, Query
+from serving.rules.book import RuleBook
+from serving.slate import Filters, Query, Viewer
 from serving.slate_cache import OVERHEAD_BYTES, SlateCache
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
@@ -196,6 +198,40 @@ def test_nothing_made_before_an_invalidation_is_given_after_it(site: Site) -> No
     site.ask("ann"), site.ask("nobody")
     site.cache.invalidate()
     assert [site.ask(user_id).cached for user_id in ("ann", "nobody")] == [False, False]
+
+
+def repeats_with_rules(cache: SlateCache, clock: FakeClock, book: RuleBook) -> Repeats:
+    return Repeats(
+        cache, ViewerReader(FakeRows(), TOPIC), lambda _: None, lambda: 0, clock, clock, TOPIC,
+        edge_after_ms=book.next_edge_ms, has_rules_for=book.speaks_of,
+    )  # fmt: skip
+
+
+def test_those_of_whom_a_rule_speaks_never_share_nobodys_slate() -> None:
+    kids = RuleScope(user_id="ann", profile_id="kids")
+    book = RuleBook.of([Rule("c", RuleKind.CEILING, scope=kids, max_age=6)])
+    repeats, stranger = repeats_with_rules(SlateCache(5.0), FakeClock(), book), Viewer(None)
+    repeats.prepare(FakeRecommender(), Query("whoever"))
+    assert repeats.of_nobody(Query("bob"), stranger) is not None
+    for query in (Query("ann", "kids"), Query("ann")):
+        assert repeats.of_nobody(query, stranger) is None
+        assert repeats.key_of(query, stranger) is None
+
+
+def test_slates_are_let_go_at_the_moment_at_which_a_rule_begins() -> None:
+    async def run() -> None:
+        clock, cache = FakeClock(), SlateCache(5.0)
+        book = RuleBook.of([Rule("b", RuleKind.BLOCK, ("tt1",), from_ms=START_MS + 100)])
+        repeats = repeats_with_rules(cache, clock, book)
+        kept = []
+        for now_ms in (0, 99, 100, 101):
+            clock.set_ms(START_MS + now_ms)
+            await repeats.of_viewer(Query("ann"))
+            kept.append(repeats.of_nobody(Query("bob"), Viewer(None)) is not None)
+            repeats.prepare(FakeRecommender(), Query("whoever"))
+        assert kept == [False, True, False, True]
+
+    asyncio.run(run())
 
 
 def test_nobodys_slate_is_made_anew_before_it_grows_old() -> None:
