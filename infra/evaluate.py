@@ -6,13 +6,12 @@ the server would make it at that moment; then the event is taken in. Training sa
 Full ranking over all titles, no sampling. Only what a viewer watched next and had never touched
 counts; the viewer must have been seen before.
 
-The engine's slates are its best by score; how they fare with the variety that a server adds is told
-beside. Factors and neighbours of titles are fitted anew each day, as a scheduled `headrace refresh` would;
-the ranker is that of the split. Beside it stand, on the same events: the engine with the bundle of
-the split throughout, the engine with its rows and its mirror, too, as they were when the replay
-began (together: what freshness is worth), three charts (`offline.charts`), and three recommenders
-that are refitted daily (`offline.baselines`). What slates are like beside being right says
-`offline.slates`.
+The engine's slates are its best by score. Factors and neighbours of titles are fitted anew each
+day, as a scheduled `headrace refresh` would; the ranker is that of the split. Beside it stand, on
+the same events: the engine with the variety that a server adds, the engine with the bundle of the
+split throughout, the engine with its rows and its mirror, too, as they were at the split (what
+freshness is worth), three charts (`offline.charts`), and three recommenders that are refitted daily
+(`offline.baselines`). What slates are like beside being right says `offline.slates`.
 """
 
 import tempfile
