@@ -50,7 +50,7 @@ class CheapStage:
     def score(self, by_column: NDArray[np.float32]) -> NDArray[np.float64]:
         """`(n,) float64` of `(N_CHEAP, n) float32`, as `assemble_cheap` fills it; larger is better.
 
-        About 35 us for 1,000 candidates.
+        27 us for 1,000 candidates.
         """
         return self._trees.score_columns(by_column)
 
