@@ -80,9 +80,8 @@ class SlateCache:
             return None
         viewer = None if is_anonymous else (q.user_id, q.profile_id)
         return (
-            self._generation, self._world(), viewer, q.page, q.device, q.region, q.count,
-            q.genres, q.filters, q.exclude_item_ids, q.item_id, q.candidate_item_ids,
-            q.serendipity,
+            self._generation, self._world(), viewer, q.page, q.device, q.region, q.count, q.genres,
+            q.filters, q.exclude_item_ids, q.item_id, q.candidate_item_ids, q.serendipity,
         )  # fmt: skip
 
     def get(self, key: Key) -> KeptSlate | None:
