@@ -272,6 +272,8 @@ class Call:
     async def _answer(self) -> None:
         """Finds the handler and runs it."""
         server = self.connection.server
+        if ("content-type", "application/grpc") not in self.headers:
+            self._check_content_type()
         server.admit(self)
         handler = await server.handler_of(self.path, self)
         if handler is None:
@@ -291,6 +293,12 @@ class Call:
                 await self.write(message)
         else:
             await found
+
+    def _check_content_type(self) -> None:
+        """Raises Refusal for what is no call of gRPC: a browser, for example."""
+        kind = next((value for name, value in self.headers if name == "content-type"), "")
+        if not kind.startswith(("application/grpc+", "application/grpc;")):
+            raise Refusal(grpc.StatusCode.UNIMPLEMENTED, "content-type must be application/grpc")
 
     def answer_with(self, data: bytes) -> None:
         """The only message of an answer; where nothing is in the way, in one write with its end."""

@@ -11,7 +11,10 @@ from typing import Final
 TABLE_BYTES: Final = 4_096  # of the dynamic table, which clients may make smaller
 ENTRY_BYTES: Final = 32  # that an entry counts for, beside its text
 MAX_LIST_BYTES: Final = 16_384  # of the headers of a call, counted likewise
-_KEPT: Final = 4_096  # texts that were decoded lately
+_KEPT: Final = 4_096  # texts that were decoded lately, each of at most so many bytes:
+_KEPT_BYTES: Final = 256
+_BLOCKS: Final = 32  # that a connection remembers, each of at most so many bytes:
+_BLOCK_BYTES: Final = 512
 
 _STATIC_TEXT: Final = """
 :authority
@@ -83,7 +86,6 @@ _CODES: Final = _canonical()
 _LONGEST: Final = 30
 
 
-@lru_cache(_KEPT)
 def unhuffed(data: bytes) -> str:
     """A text that is written in Huffman's code. Raises HeaderError.
 
@@ -111,6 +113,9 @@ def unhuffed(data: bytes) -> str:
         held &= (1 << n_held) - 1
 
 
+_unhuffed = lru_cache(_KEPT)(unhuffed)
+
+
 class Decoder:
     """Reads the header blocks of one connection, in order; each may add to the table."""
 
@@ -129,9 +134,9 @@ class Decoder:
             headers, has_changed = self._decode(block)
         except IndexError:
             raise HeaderError("a header block must not end within a header") from None
-        if has_changed or len(self._read) > 64:
+        if has_changed or len(self._read) >= _BLOCKS:
             self._read.clear()
-        if not has_changed:
+        if not has_changed and len(block) <= _BLOCK_BYTES:
             self._read[block] = headers
         return headers
 
@@ -239,4 +244,6 @@ def _text(block: bytes, at: int) -> tuple[str, int]:
     if end > len(block):
         raise HeaderError("a header block must not end within a text")
     data = block[at:end]
-    return (unhuffed(data) if is_huffman else data.decode("utf-8", "replace")), end
+    if is_huffman:
+        return (_unhuffed if size <= _KEPT_BYTES else unhuffed)(data), end
+    return data.decode("utf-8", "replace"), end
