@@ -26,7 +26,7 @@ from features.windows import DAY_MS
 N_TITLES = 32
 N_FRONT = 4
 N_FINGERPRINTS = 128
-N_MARKS = 4_096  # a power of two
+N_PLACES = 512  # to look fingerprints up in: a power of two, four for each
 WATCHED_FRACTION = 0.9
 FRACTION_STEPS = 200
 ABANDONED_AFTER_MS = 7 * DAY_MS
@@ -179,30 +179,33 @@ def is_done_with(row: Row, item: np.uint64) -> bool:
 
 
 @compiled
-def is_remembered(row: Row, item: np.uint64) -> bool:
-    """Whether a title was watched or rejected before it fell off the table; nobody knows when."""
-    return find(row, item) < 0 and _has_fingerprint(row, item)
+def remember(row: Row, places: NDArray[np.uint32]) -> None:
+    """Puts the fingerprints into a table to look them up in. O(fingerprints).
 
-
-@compiled
-def mark_done(row: Row, marks: NDArray[np.bool_]) -> None:
-    """Marks each title that `is_done_with` may know, by its lowest bits. O(titles kept).
-
-    `marks`, `(N_MARKS,)`, all False before. No such title goes unmarked; of the others about one in
-    thirty shares a mark. Ids and fingerprints agree in their lowest 32 bits.
+    `places`, `(N_PLACES,)`, all zero before.
     """
-    for title in row["titles"]:
-        if title["state"] in (WATCHED, REJECTED):
-            marks[title["item"] & np.uint64(N_MARKS - 1)] = True
     for fingerprint in row["fingerprints"]:
-        if fingerprint != 0:
-            marks[fingerprint & np.uint32(N_MARKS - 1)] = True
+        place = np.int64(fingerprint) & (N_PLACES - 1)
+        while fingerprint != 0 and places[place] != fingerprint:
+            if places[place] == 0:
+                places[place] = fingerprint
+            else:
+                place = (place + 1) & (N_PLACES - 1)
 
 
 @compiled
-def is_marked(marks: NDArray[np.bool_], item: np.uint64) -> bool:
-    """Whether `is_done_with` has to be asked about a title: False says that it is not done with."""
-    return bool(marks[item & np.uint64(N_MARKS - 1)])
+def is_remembered(row: Row, places: NDArray[np.uint32], item: np.uint64) -> bool:
+    """Whether a title was watched or rejected before it fell off the table; nobody knows when.
+
+    `places` as `remember` filled them. A few ns.
+    """
+    fingerprint = np.uint32(item)
+    place = np.int64(fingerprint) & (N_PLACES - 1)
+    while places[place] != 0:
+        if places[place] == fingerprint:
+            return find(row, item) < 0
+        place = (place + 1) & (N_PLACES - 1)
+    return False
 
 
 @compiled

@@ -14,13 +14,12 @@ from features.certification import UNKNOWN_AGE
 from features.compiled import Row, compiled
 from features.viewing_state import (
     IN_PROGRESS,
-    N_MARKS,
+    N_PLACES,
     N_TITLES,
     REJECTED,
     WATCHED,
-    is_marked,
     is_remembered,
-    mark_done,
+    remember,
     state_of,
 )
 from serving.filtering import reasons
@@ -74,11 +73,11 @@ def sift(
     `remembers`: whether titles that the row has as fingerprints alone stay out. `counts` has a
     place for each of REASONS. About 2 ns a title.
     """
-    marks = np.zeros(N_MARKS, np.bool_)
+    remembered = np.zeros(N_PLACES, np.uint32)
     if remembers:
-        mark_done(viewing, marks)
+        remember(viewing, remembered)
     for i in range(len(slots)):
-        found = _bits_of(slots[i], static, own, ids, viewing, remembers, marks)
+        found = _bits_of(slots[i], static, own, ids, viewing, remembers, remembered)
         bits[i] = found
         allowed[i] = found == 0
         if found != 0:
@@ -96,11 +95,10 @@ def _bits_of(
     ids: NDArray[np.uint64],
     viewing: Row,
     remembers: bool,
-    marks: NDArray[np.bool_],
+    remembered: NDArray[np.uint32],
 ) -> int:
     found = np.int64(static[slot]) | np.int64(own[slot])
-    may_be_known = found == 0 and remembers and is_marked(marks, ids[slot])
-    if may_be_known and is_remembered(viewing, ids[slot]):
+    if found == 0 and remembers and is_remembered(viewing, remembered, ids[slot]):
         found = np.int64(reasons.WATCHED)
     return found  # type: ignore[return-value]
 
@@ -124,15 +122,15 @@ def best_allowed(
     """
     found = np.zeros(wanted, np.int32)
     scores = np.zeros(wanted, np.float32)
-    marks = np.zeros(N_MARKS, np.bool_)
+    remembered = np.zeros(N_PLACES, np.uint32)
     if remembers:
-        mark_done(viewing, marks)
+        remember(viewing, remembered)
     n = 0
     for k in range(len(among)):
         slot = among[k]
         if places[slot] >= 0 or (n == wanted and not order_by[k] > scores[0]):
             continue
-        if _bits_of(slot, static, own, ids, viewing, remembers, marks) == 0:
+        if _bits_of(slot, static, own, ids, viewing, remembers, remembered) == 0:
             n = heap_push(found, scores, n, slot, order_by[k])
     return found[:n][np.argsort(-scores[:n], kind="mergesort")]
 

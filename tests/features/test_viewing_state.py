@@ -11,15 +11,15 @@ from features.viewing_state import (
     ABANDONED_AFTER_MS,
     IN_PROGRESS,
     N_FINGERPRINTS,
-    N_MARKS,
-    N_TITLES,
+    N_PLACES,
     REJECTED,
     SEEN,
     WATCHED,
     continue_watching,
+    find,
     is_done_with,
-    is_marked,
-    mark_done,
+    is_remembered,
+    remember,
     state_of,
 )
 from features.vocabulary import EventType
@@ -205,30 +205,29 @@ def test_a_late_event_does_not_make_a_title_older() -> None:
     assert row["viewing"]["titles"]["at_s"][0, 0] == START_MS // 1_000
 
 
-def marks_of(row: Events) -> np.ndarray:
-    marks = np.zeros(N_MARKS, np.bool_)
-    mark_done(row["viewing"][0], marks)
-    return marks
+def remembered_of(row: Events, items: np.ndarray) -> list[bool]:
+    viewing, places = row["viewing"][0], np.zeros(N_PLACES, np.uint32)
+    remember(viewing, places)
+    return [is_remembered(viewing, places, item) for item in items]
 
 
 @given(logs())
-def test_every_title_that_is_done_with_is_marked(events: Events) -> None:
+def test_what_is_remembered_is_what_is_done_with_and_no_longer_in_the_table(events: Events) -> None:
     row = user_after(*(events[k : k + 1] for k in range(len(events))))
-    marks = marks_of(row)
-    for item in np.unique(events["item"]):
-        assert is_marked(marks, item) or not is_done_with(row["viewing"][0], item)
+    items, viewing = np.unique(events["item"]), row["viewing"][0]
+    expected = [is_done_with(viewing, item) and find(viewing, item) < 0 for item in items]
+    assert remembered_of(row, items) == expected
 
 
-def test_marks_are_right_for_a_viewer_of_hundreds_and_few_others_share_them(rng) -> None:
-    row, watched = user_after(), rng.integers(1, 2**63, 400).astype(np.uint64)
+def test_what_is_remembered_is_found_for_a_viewer_of_hundreds_and_nothing_else(rng) -> None:
+    watched = rng.integers(1, 2**63, 400).astype(np.uint64)
+    watched[::2] &= ~np.uint64(N_PLACES - 1)  # many that want the same place
     kinds = (EventType.COMPLETE, EventType.DISLIKE, EventType.CLICK)
     row = user_after(
         *(event(item=item, type=kinds[k % 3], at_ms=START_MS + k) for k, item in enumerate(watched))
     )
-    marks, viewing = marks_of(row), row["viewing"][0]
-    others = rng.integers(1, 2**63, 4_000).astype(np.uint64)
-    done = [item for item in (*watched, *others) if is_done_with(viewing, item)]
-    assert len(done) > N_TITLES
-    assert all(is_marked(marks, item) for item in done)
-    shared = sum(is_marked(marks, item) for item in others)
-    assert shared < 2 * len(others) * (N_TITLES + N_FINGERPRINTS) / N_MARKS
+    items = np.concatenate([watched, rng.integers(1, 2**63, 4_000).astype(np.uint64)])
+    viewing = row["viewing"][0]
+    expected = [is_done_with(viewing, item) and find(viewing, item) < 0 for item in items]
+    assert remembered_of(row, items) == expected
+    assert sum(expected) == N_FINGERPRINTS
