@@ -30,6 +30,7 @@ class Learned:
     fold_in: FoldIn
     covisitation: Covisitation
     unseated: NDArray[np.uint64]  # ids of the bundle's titles without a slot, ascending
+    n_changes: int  # of the table, when this was made
     delta: DeltaIndex  # titles that came after the bundle, by factors from what they are
 
     @classmethod
@@ -50,6 +51,7 @@ class Learned:
             FoldIn(models.factors, models.confidence, models.regularisation),
             Covisitation(models, slots, len(table)),
             np.sort(models.ids[~known]),
+            table.n_changes,
             DeltaIndex(models.factors.shape[1], MOST_COLD),
         ).with_cold(table, table.arrivals[::-1].tolist())
 
@@ -68,6 +70,11 @@ class Learned:
     def misses(self, ids: NDArray[np.uint64]) -> bool:
         """Whether the bundle knows one of these titles that had no slot when this was made."""
         return bool(np.isin(ids, self.unseated).any())
+
+    def is_behind(self, table: CatalogueTable) -> bool:
+        """Whether the table has got titles since that the bundle knows."""
+        came = table.changed_since(self.n_changes)
+        return came is None or self.misses(table.ids[came])
 
     def viewer_factors(self, liked: Slots) -> Floats | None:
         """Factors of a viewer of these titles; None where none of them has any."""

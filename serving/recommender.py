@@ -101,7 +101,8 @@ class Recommender:
     ) -> None:
         """`regions` has charts of regions; a request gives its sources at most `budget_s`.
 
-        `load` says at each request how much is to be left out.
+        `load` says at each request how much is to be left out. Without `selection` slates are the
+        best by score.
         """
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)
@@ -156,13 +157,15 @@ class Recommender:
     def adopt(self, trial: "Recommender") -> None:
         """Answers from the bundle of a trial from the next request on.
 
-        O(1), but for the catalogue having outgrown its room during the trial.
+        O(1), but for a catalogue that outgrew its room, or got titles of the bundle, meanwhile.
         """
         theirs, own = trial._knowledge, self._knowledge
-        if theirs.table is own.table or theirs.learned is None:
-            own.learned = theirs.learned
-        else:  # the table has grown meanwhile
-            self.use(theirs.learned.bundle)
+        learned = theirs.learned
+        is_current = theirs.table is own.table
+        if learned is None or (is_current and not learned.is_behind(own.table)):
+            own.learned = learned
+        else:
+            self.use(learned.bundle)
 
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""

@@ -12,7 +12,7 @@ from serving.knowledge import Knowledge
 from serving.ranking.calibration import Calibration
 from serving.ranking.cheap import keep_best
 from serving.request import Request
-from serving.retrieval.base import Candidates
+from serving.retrieval.base import LEADING, Candidates
 
 N_RANKED: Final = 150  # candidates that go on to the ranker, at least
 N_RANKED_BUSY: Final = 60  # while the server has more to do than it can
@@ -64,6 +64,7 @@ class Scoring:
         scores = bundle.cheap.score(columns)
         self._seen = found.slots[:n].copy(), scores
         scores[: len(request.pins)] = np.inf  # they were offered first
+        scores[(found.sources[:n] & LEADING) != 0] = np.inf
         kept = np.zeros(n, np.bool_)
         kept[keep_best(scores, found.sources[:n], wanted, MIN_OF_SOURCE)] = True
         found.keep(kept)
@@ -102,9 +103,9 @@ class Scoring:
             return features[:, _TREND_COLUMN].astype(np.float64)
         scores = bundle.ranker.score(features)
         overlay = self._knowledge.overlay
-        if not bundle.fusion.asks_models or overlay is None or overlay.clicks is None:
-            return scores
-        clicks = overlay.clicks
+        clicks = None if overlay is None else overlay.clicks
+        if clicks is None or not bundle.fusion.asks_models:
+            return bundle.fusion.scores(scores)
         return bundle.fusion.scores(
             scores, clicks.click_probabilities(features), clicks.watch_shares(features)
         )

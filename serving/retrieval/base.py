@@ -86,6 +86,7 @@ WORDS: Final = {
     Source.EDITORIAL: SourceWords("editorial", "editorial", "picked by our editors"),
 }
 MOST_CANDIDATES: Final = 1_000
+LEADING: Final = np.uint32(1 << Source.SIMILAR)  # sources whose candidates stand before all others
 
 
 @dataclass(frozen=True, slots=True)

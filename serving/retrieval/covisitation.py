@@ -51,13 +51,13 @@ class Covisitation:
         shares = self._sums[self._touched[: self._n_touched], _SHARE]
         self._largest = float(shares.max(initial=0.0))
 
-    def by_share(self) -> Slots:
-        """Slots of what was found, most likely first."""
-        return self._ordered(_SHARE)
+    def by_share(self, n: int | None = None) -> Slots:
+        """Slots of what was found, most likely first; the first `n`, or all."""
+        return self._ordered(_SHARE, n)
 
-    def by_cosine(self) -> Slots:
-        """Slots of what was found, most particular to these titles first."""
-        return self._ordered(_COSINE)
+    def by_cosine(self, n: int | None = None) -> Slots:
+        """Slots of what was found, most particular to these titles first; the first `n`, or all."""
+        return self._ordered(_COSINE, n)
 
     def describe(self, slots: Slots, scores: Floats, causes: Slots) -> None:
         """Writes the scores of candidates, and for each the title that led most to it."""
@@ -76,8 +76,10 @@ class Covisitation:
         order = np.argsort(-self._cosines[slot][known], kind="stable")
         return self._neighbours[slot][known][order], self._cosines[slot][known][order]
 
-    def _ordered(self, column: int) -> Slots:
+    def _ordered(self, column: int, n: int | None) -> Slots:
         touched = self._touched[: self._n_touched]
+        if n is not None and n < len(touched):
+            touched = touched[np.argpartition(-self._sums[touched, column], n)[:n]]
         ordered: Slots = touched[np.argsort(-self._sums[touched, column], kind="stable")]
         return ordered
 

@@ -1,7 +1,7 @@
 """The retrieval stage: asks the sources in order, those with a cause first.
 
 In order, not side by side: each takes some 10 us, and a thread more to hand over and back (decision
-5). What is asked when the time of the request is up stays unasked, and the answer says so.
+6). What is asked when the time of the request is up stays unasked, and the answer says so.
 """
 
 import time
@@ -15,7 +15,7 @@ from features.ranking import ALS
 from serving.knowledge import Knowledge
 from serving.learned import Learned
 from serving.request import Request
-from serving.retrieval.base import Candidates, Quotas, Source
+from serving.retrieval.base import LEADING, Candidates, Quotas, Source
 from serving.retrieval.personal import (
     favourite_genres,
     in_turn,
@@ -167,7 +167,8 @@ class Retrieval:
 
     def _similar(self, request: Request, found: Candidates) -> None:
         """On the page of a title: what goes with it."""
-        slot = self._knowledge.table.slot_of(request.query.item_id)
+        item_id = request.query.item_id
+        slot = self._knowledge.table.slot_of(item_id) if item_id else None
         if slot is None:
             return
         quota = self._quotas.similar
@@ -213,9 +214,9 @@ class Retrieval:
             return
         covisitation = learned.covisitation
         quota = _fewer(quotas.covisitation, request)
-        found.offer(covisitation.by_share(), quota, Source.COVISITATION)
+        found.offer(covisitation.by_share(quota), quota, Source.COVISITATION)
         quota = _fewer(quotas.covisitation_cosine, request)
-        found.offer(covisitation.by_cosine(), quota, Source.COVISITATION)
+        found.offer(covisitation.by_cosine(quota), quota, Source.COVISITATION)
 
     def _gather_scores(self, request: Request) -> None:
         """What the scores of all candidates come from, whoever brings them."""
@@ -297,7 +298,7 @@ def _fewer(quota: int, request: Request) -> int:
 def lead(found: Candidates, scores: NDArray[np.float64]) -> None:
     """Puts what goes with the page's title before all else; within both the order stays."""
     n = found.n
-    leading = (found.sources[:n] & np.uint32(1 << Source.SIMILAR)) != 0
+    leading = (found.sources[:n] & LEADING) != 0
     if n and leading.any():
         scores[leading] += np.ptp(scores) + 1.0
 

@@ -11,6 +11,7 @@ from serving.explaining import REASON_WORDS
 from serving.filtering.reasons import REASONS
 from serving.overlay import Overlay
 from serving.recommender import Recommender
+from serving.selection.config import PLAIN
 from serving.selection.explorer import Beliefs, Explorer
 from serving.slate import MAX_COUNT, Filters, Query, UnknownItemError, Viewer
 from tests.clock import START_MS
@@ -29,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def recommender(bundle: Bundle) -> Recommender:
     table = CatalogueTable.of(engine.catalogue())
-    return Recommender(table, engine.FixedMirror.of(table), bundle)
+    return Recommender(table, engine.FixedMirror.of(table), bundle, selection=PLAIN)
 
 
 @pytest.fixture(scope="module")
