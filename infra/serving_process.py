@@ -61,13 +61,7 @@ async def _serve(settings: Settings) -> None:
     reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
     interactions = prefix + topics.INTERACTIONS
     viewers = ViewerReader(reader, interactions)
-    tracker = Tracker(
-        track_writer(kafka, serving.track_timeout_ms),
-        interactions,
-        clock,
-        max_in_flight=serving.track_max_in_flight,
-        timeout_s=serving.track_timeout_ms / 1_000,
-    )
+    tracker = _tracker(settings, clock)
     recorder = ImpressionRecorder(
         impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
     )
@@ -92,7 +86,6 @@ async def _serve(settings: Settings) -> None:
         AdminServicer(eraser),
         guard,
     )
-    watcher = _watcher(settings, recommender, clock)
     watching: list[asyncio.Task[None]] = []
 
     async def warm() -> None:
@@ -101,7 +94,7 @@ async def _serve(settings: Settings) -> None:
             recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
         gc.collect()
         gc.freeze()  # what is loaded stays: the collector need not look at it again
-        watching.append(asyncio.create_task(watcher.run()))
+        watching.append(asyncio.create_task(_watcher(settings, recommender, clock).run()))
         READY.set(1)
 
     try:
@@ -117,6 +110,18 @@ async def _serve(settings: Settings) -> None:
             await asyncio.to_thread(ledger_writer.close, 1.0)
         recorder.close()
         await reader.close()
+
+
+def _tracker(settings: Settings, clock: Clock) -> Tracker:
+    """What writes events to the log."""
+    serving = settings.serving
+    return Tracker(
+        track_writer(settings.kafka.log_config(), serving.track_timeout_ms),
+        settings.kafka.prefix + topics.INTERACTIONS,
+        clock,
+        max_in_flight=serving.track_max_in_flight,
+        timeout_s=serving.track_timeout_ms / 1_000,
+    )
 
 
 def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
