@@ -32,12 +32,17 @@ console = Console()
 
 def arguments(description: str | None) -> argparse.Namespace:
     """The options every benchmark has."""
+    return options_parser(description).parse_args()
+
+
+def options_parser(description: str | None) -> argparse.ArgumentParser:
+    """The same, to be added to."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="end within 60 s, shorter loads")
     parser.add_argument(
         "--broker", choices=("both", "embedded", "kafka"), default="both", help="which brokers"
     )
-    return parser.parse_args()
+    return parser
 
 
 def machine() -> dict[str, Any]:

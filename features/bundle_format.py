@@ -9,6 +9,10 @@
                         support.npy  (n_items,) float32, events behind a title
                         factors.faiss   the index over the factors
                         ranker.txt   trees, LightGBM's own text
+    and, where they could be fitted:
+                        content_map.npy   (N_CONTENT + 1, n_factors) float32: what a title is
+                                     (`features.content`) to factors, the last row to every title's
+                        cheap.txt    trees of the cheap stage, LightGBM's own text
 
 Nothing in it is executable or pickled. The manifest has the SHA-256 of every other file.
 """
@@ -33,7 +37,11 @@ MAX_VERSION_BYTES: Final = 128
 ARRAYS: Final = ("ids", "factors", "neighbours", "weights", "support")
 INDEX: Final = "factors.faiss"
 RANKER: Final = "ranker.txt"
+CONTENT_MAP: Final = "content_map.npy"
+CHEAP: Final = "cheap.txt"
 FILES: Final = (*(f"{name}.npy" for name in ARRAYS), INDEX, RANKER)
+OPTIONAL_FILES: Final = (CONTENT_MAP, CHEAP)
+OPTIONAL_FIELDS: Final = ("fusion", "calibration")  # of the manifest; older ones lack them
 DTYPES: Final[Mapping[str, str]] = {
     "ids": "uint64", "factors": "float32", "neighbours": "int32", "weights": "float32",
     "support": "float32",
@@ -116,6 +124,8 @@ class Manifest:
     metrics: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, float | int | str] = field(default_factory=dict)
     format: int = FORMAT
+    fusion: dict[str, float] = field(default_factory=dict)  # see serving/ranking/fusion.py
+    calibration: dict[str, list[float]] = field(default_factory=dict)  # serving/ranking/calibration
 
     def to_json(self) -> str:
         """The manifest as text."""
@@ -132,8 +142,9 @@ class Manifest:
             got = found.get("format") if isinstance(found, dict) else type(found).__name__
             raise BundleError(f"{MANIFEST} must be of format {FORMAT}; got {got}")
         names = {f.name for f in fields(cls)}
-        if set(found) != names:
-            odd = ", ".join(sorted(set(found) ^ names))
+        odd_names = (set(found) ^ names) - (set(OPTIONAL_FIELDS) - set(found))
+        if odd_names:
+            odd = ", ".join(sorted(odd_names))
             raise BundleError(f"{MANIFEST} must have exactly the fields of format 1; see {odd}")
         return cls(**{**found, "columns": tuple(found["columns"])})
 
@@ -164,11 +175,13 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Content of every file by name, each as its checksum says. Raises BundleError."""
-    if set(manifest.files) != set(FILES):
-        odd = ", ".join(sorted(set(manifest.files) ^ set(FILES)))
+    """Content of every listed file, each as its checksum says. Raises BundleError."""
+    odd_names = set(manifest.files).symmetric_difference(FILES)
+    odd_names -= set(OPTIONAL_FILES)
+    if odd_names:
+        odd = ", ".join(sorted(odd_names))
         raise BundleError(f"{MANIFEST} must list the files of a bundle; see {odd}")
-    return {name: _read_verified(folder / name, manifest.files[name]) for name in FILES}
+    return {name: _read_verified(folder / name, digest) for name, digest in manifest.files.items()}
 
 
 def _read_verified(path: Path, expected: str) -> bytes:

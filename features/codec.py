@@ -13,11 +13,12 @@ from headrace.v1 import events_pb2
 from features.erasure import Erasure
 from features.events import CatalogItem, Impression, ImpressionSlot, Interaction
 from features.position import Position
+from features.rules import Rule, RuleKind, RuleScope
 from features.vocabulary import Device, EventType, Page
 
 MAX_RECORD_BYTES = 65_536
 
-E = TypeVar("E", EventType, Device, Page)
+E = TypeVar("E", EventType, Device, Page, RuleKind)
 
 
 class WireError(Exception):
@@ -116,6 +117,9 @@ def encode_catalog_item(item: CatalogItem) -> bytes:
         series_id=item.series_id,
         season=item.season,
         episode=item.episode,
+        available_until_ms=item.available_until_ms,
+        regions=item.regions,
+        category=item.category,
     ).SerializeToString()
 
 
@@ -141,6 +145,9 @@ def decode_catalog_item(value: bytes) -> CatalogItem:
         series_id=message.series_id,
         season=message.season,
         episode=message.episode,
+        available_until_ms=message.available_until_ms,
+        regions=tuple(message.regions),
+        category=message.category,
     )
 
 
@@ -160,6 +167,72 @@ def decode_erasure(key: bytes, value: bytes) -> Erasure:
     except ValueError as error:
         raise WireError(f"key must be 16 hexadecimal digits; got {key[:32]!r}") from error
     return Erasure(viewer, message.partition, message.offset, message.erased_at_ms)
+
+
+def rule_message(rule: Rule) -> events_pb2.Rule:
+    """The generated message of a rule."""
+    scope = rule.scope
+    return events_pb2.Rule(
+        rule_id=rule.rule_id,
+        kind=int(rule.kind),  # type: ignore[arg-type]
+        item_ids=rule.item_ids,
+        genres=rule.genres,
+        scope=events_pb2.RuleScope(
+            pages=[int(page) for page in scope.pages],  # type: ignore[misc]
+            devices=[int(device) for device in scope.devices],  # type: ignore[misc]
+            regions=scope.regions,
+            user_id=scope.user_id,
+            profile_id=scope.profile_id,
+        ),
+        from_ms=rule.from_ms,
+        until_ms=rule.until_ms,
+        slot=rule.slot,
+        boost=rule.boost,
+        max_age=rule.max_age,
+        reason=rule.reason,
+        author=rule.author,
+        changed_at_ms=rule.changed_at_ms,
+    )
+
+
+def rule_of(message: events_pb2.Rule) -> Rule:
+    """The dataclass of a generated message, unknown enum numbers as they came."""
+    scope = message.scope
+    return Rule(
+        message.rule_id,
+        _member(RuleKind, message.kind),
+        tuple(message.item_ids),
+        tuple(message.genres),
+        RuleScope(
+            tuple(_member(Page, page) for page in scope.pages),
+            tuple(_member(Device, device) for device in scope.devices),
+            tuple(scope.regions),
+            scope.user_id,
+            scope.profile_id,
+        ),
+        message.from_ms,
+        message.until_ms,
+        message.slot,
+        message.boost,
+        message.max_age,
+        message.reason,
+        message.author,
+        message.changed_at_ms,
+    )
+
+
+def encode_rule(rule: Rule) -> bytes:
+    """Protobuf bytes of a rule, whose key is its id."""
+    return rule_message(rule).SerializeToString()
+
+
+def decode_rule(value: bytes) -> Rule:
+    """The rule in the bytes of a record, checked by nobody yet. Raises WireError."""
+    message = events_pb2.Rule()
+    _parse(value, message, as_json=value[:1] == b"{")
+    if not message.rule_id:
+        raise WireError("rule.rule_id is required; got an empty string")
+    return rule_of(message)
 
 
 def decode_impression(value: bytes) -> Impression:
@@ -184,6 +257,7 @@ def decode_impression(value: bytes) -> Impression:
         decision_context=message.decision_context,
         policy=message.policy,
         model_sequence=message.model_sequence,
+        rules=tuple(message.rules),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from features.compiled import Row, compiled
+from features.compiled import Row, Rows, compiled
 from features.user_habits import EPOCH_WEEKDAY, stage
 from features.user_sessions import is_over
 from features.windows import DAY_MS, HOUR_MS
@@ -52,6 +52,15 @@ def context_of(row: Row, now_ms: int) -> int:
     code = code * len(SATURATIONS) + saturated
     code = code * len(TIMES) + time
     return code * len(WEEKS) + weekend
+
+
+@compiled
+def context_at(rows: Rows, now_ms: int) -> int:
+    """As `context_of`, of the first of an array of rows.
+
+    Handing a record to compiled code takes 20 us, an array of them under 1.
+    """
+    return context_of(rows[0], now_ms)
 
 
 def name_of(code: int) -> str:

@@ -103,6 +103,9 @@ class CatalogItem:
     series_id: str = ""  # empty: a film
     season: int = 0
     episode: int = 0
+    available_until_ms: int = 0  # 0: for good
+    regions: tuple[str, ...] = ()  # where it may be shown; empty: everywhere
+    category: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Impression:
     decision_context: str = ""
     policy: str = ""
     model_sequence: int = 0
+    rules: tuple[str, ...] = ()  # of editors, that took effect
 
 
 @dataclass(frozen=True, slots=True)

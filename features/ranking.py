@@ -42,15 +42,18 @@ _DESCRIBED = {
     name: (name, unit, text) for name, unit, text, _ in (*item_row.COLUMNS, *user_row.COLUMNS)
 }
 
-N_LISTED: Final = 600  # titles of a hot list; the rank of every other title
+N_LISTED: Final = 1_000  # titles of a hot list; the rank of every other title
 
 # Where a title stands among all titles: columns of `standings`, in the order of RANKING_COLUMNS.
-RANK_TRENDING, RANK_WEEK, RANK_TOTAL, POPULARITY_RANK, PERCENTILE, LONG_TAIL = range(6)
-N_RANKS: Final = 3  # the first of them are places in hot lists
+RANK_TRENDING, RANK_WEEK, RANK_TOTAL, RANK_TREND_3D, POPULARITY_RANK, PERCENTILE, LONG_TAIL = range(
+    7
+)
+N_RANKS: Final = 4  # the first of them are places in hot lists
 STANDINGS: Final = (
-    ("rank_trending", "rank", "place among titles by one-day trend; 600: not listed"),
-    ("rank_week", "rank", "place among titles by engagement of the week; 600: not listed"),
-    ("rank_total", "rank", "place among titles by engagement ever; 600: not listed"),
+    ("rank_trending", "rank", f"place among titles by one-day trend; {N_LISTED}: not listed"),
+    ("rank_week", "rank", f"place among titles by engagement of the week; {N_LISTED}: not listed"),
+    ("rank_total", "rank", f"place among titles by engagement ever; {N_LISTED}: not listed"),
+    ("rank_trend_3d", "rank", f"place among titles by three-day trend; {N_LISTED}: not listed"),
     *((name, unit, text) for name, unit, text, _ in popularity.COLUMNS),
 )
 N_STANDINGS: Final = len(STANDINGS)
@@ -79,6 +82,7 @@ DESCRIBED_COLUMNS: Final = (
     ("covisitation_cosine", "cosine", "the same, against the title's own popularity"),
     ("covisitation_last", "share", "of viewers of the very last title who touched this one"),
     ("covisitation_titles", "titles", "of the last ones that lead to this one"),
+    ("covisitation_relative", "0..1", "covisitation against the largest of any title now"),
     ("genre_affinity", "-1..1", "the viewer's mean affinity for the title's genres"),
     ("year_affinity", "-1..1", "the viewer's affinity for the title's decade"),
     ("language_affinity", "-1..1", "the viewer's affinity for the title's language"),
@@ -96,13 +100,17 @@ DESCRIBED_COLUMNS: Final = (
     ("seen_alike", "0..1", "last titles that share a genre with it"),
     ("seen_of_series", "titles", "of the last ones that are of its series"),
     ("is_next_episode", "0 or 1", "right after the episode of its series touched last"),
+    ("cast_of_last", "0 or 1", "shares a member of the cast with the last title"),
+    ("seen_of_cast", "titles", "of the last ones that share a member of the cast"),
+    ("seen_of_year", "0..1", "weight of the last titles that are of its year, newest most"),
 )  # fmt: skip
 RANKING_COLUMNS: Final = tuple(name for name, _, _ in DESCRIBED_COLUMNS)
 N_COLUMNS: Final = len(RANKING_COLUMNS)
 
 # What candidate sources say of a candidate: columns of `scores`, in the order of RANKING_COLUMNS.
 ALS, COVISITATION, COVISITATION_COSINE, COVISITATION_LAST, COVISITATION_TITLES = range(5)
-N_SCORES: Final = 5
+COVISITATION_RELATIVE: Final = 5
+N_SCORES: Final = 6
 
 HISTORY_DECAY: Final = 0.93  # weight of a title against that of the one after it
 NEW_YEARS: Final = 1.0
@@ -132,6 +140,9 @@ _N_CONTEXT = _N_VIEWER + 4
 _SLOT, _PLACE, _GENRES, _SERIES, _EPISODE = range(5)
 _N_KEPT = 5
 N_PARTS: Final = N_GENRES // 4  # a mask of genres is looked up by four bits at a time
+N_CAST_MARKS: Final = 4_096  # a power of two: members of a cast by their lowest bits
+N_YEARS: Final = 256
+FIRST_YEAR: Final = 1_850  # years before it, and after the last, stand with the outermost
 
 Floats = NDArray[np.float32]
 Slots = NDArray[Any]  # (n,) int32 or int64
@@ -167,6 +178,7 @@ def assemble(
     taste, titles = row["taste"], row["viewing"]["titles"]
     sums, cast_marks = _sums_of_genres(taste["affinity"]), _marks_of(taste["cast"])
     titles_of_genre = _past_of_genres(past)
+    titles_of_cast, of_year = _past_of_casts(past, facts), _past_of_years(past, facts)
     last_genres = past[_GENRES, 0] if past.shape[1] > 0 else np.int64(0)
     for i in range(len(candidates)):
         slot, found = candidates[i], out[i]
@@ -180,6 +192,7 @@ def assemble(
         _fill_affinities(taste, sums, titles_of_genre, cast_marks, fact, last_genres, found)
         _fill_matches(slot, values, context, found)
         _fill_seen(slot, fact, past, titles, found)
+        _fill_kin(fact, titles_of_cast, of_year, found)
 
 
 @compiled
@@ -228,6 +241,43 @@ def _past_of_genres(past: Past) -> NDArray[np.int64]:
             rest = bits & (bits - 1)
             titles[part, bits] = titles[part, rest] | titles[part, bits ^ rest]
     return titles
+
+
+@compiled
+def _past_of_casts(past: Past, facts: Rows) -> NDArray[np.int64]:
+    """`(N_CAST_MARKS,)`: for the lowest bits of a member of a cast, the last titles that have one.
+
+    Bit k stands for the title at place k of `past`. Two members share a mark once in 4,096 pairs.
+    """
+    titles = np.zeros(N_CAST_MARKS, np.int64)
+    for k in range(past.shape[1]):
+        cast = facts[past[_SLOT, k]]["cast"]
+        for place in range(N_CAST):
+            if cast[place] == 0:
+                break
+            titles[cast[place] & np.uint32(N_CAST_MARKS - 1)] |= 1 << k
+    return titles
+
+
+@compiled
+def _past_of_years(past: Past, facts: Rows) -> NDArray[np.float64]:
+    """`(N_YEARS,)` of each year the weight of the last titles that are of it; 1 all together."""
+    weights = np.zeros(N_YEARS, np.float64)
+    weight, total = 1.0, 0.0
+    for k in range(past.shape[1]):
+        year = facts[past[_SLOT, k]]["year"]
+        if year > 0:
+            weights[_place_of_year(year)] += weight
+        total += weight
+        weight *= HISTORY_DECAY
+    if total > 0.0:
+        weights /= total
+    return weights
+
+
+@compiled
+def _place_of_year(year: int) -> int:
+    return int(min(max(year - FIRST_YEAR, 0), N_YEARS - 1))
 
 
 @compiled
@@ -328,6 +378,21 @@ def _fill_seen(slot: int, fact: Row, past: Past, titles: Rows, out: Floats) -> N
     out[_SEEN_AT + 3], out[_SEEN_AT + 4] = 0.0, 0.0
     if fact["series"] != 0:
         _fill_series(fact, past, out)
+
+
+@compiled
+def _fill_kin(
+    fact: Row, titles_of_cast: NDArray[np.int64], of_year: NDArray[np.float64], out: Floats
+) -> None:
+    """Which of the viewer's last titles are of its cast or its year."""
+    cast, titles = fact["cast"], np.int64(0)
+    for k in range(N_CAST):
+        if cast[k] == 0:
+            break
+        titles |= titles_of_cast[cast[k] & np.uint32(N_CAST_MARKS - 1)]
+    out[_SEEN_AT + 5] = titles & 1
+    out[_SEEN_AT + 6] = _count_bits(titles)
+    out[_SEEN_AT + 7] = of_year[_place_of_year(fact["year"])] if fact["year"] > 0 else 0.0
 
 
 @compiled

@@ -15,7 +15,6 @@ from typing import Any, Final
 import hiredis
 import numpy as np
 import redis
-import redis.asyncio
 import structlog
 from numpy.typing import NDArray
 from redis.backoff import NoBackoff
@@ -304,33 +303,3 @@ def write_hexadecimal(
         for digit in range(16):
             shift = np.uint64(60 - 4 * digit)
             out[i, digit] = alphabet[(ids[i] >> shift) & np.uint64(15)]
-
-
-class AsyncRowReader:
-    """One row at a time for a server: a deadline, no retry; absence and failure are different."""
-
-    def __init__(self, config: RedisConfig, table: Table, *, timeout_s: float = 0.03) -> None:
-        self._client = redis.asyncio.Redis.from_url(
-            config.url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=None,
-            **config.options,
-        )
-        self._head = config.key_head(table)
-        self._table = table
-
-    async def read(self, id_: int) -> Rows | None:
-        """`(1,)` row of an id, None where it has none.
-
-        Raises redis.RedisError, at the latest after the time-out.
-        """
-        record: Any = await self._client.get(self._head + b"%016x" % id_)
-        if record is None:
-            return None
-        rows, found = rows_of([record], np.array([id_], np.uint64), self._table)
-        return rows if found[0] else None
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        await self._client.aclose()

@@ -179,6 +179,12 @@ def is_done_with(row: Row, item: np.uint64) -> bool:
 
 
 @compiled
+def is_remembered(row: Row, item: np.uint64) -> bool:
+    """Whether a title was watched or rejected before it fell off the table; nobody knows when."""
+    return find(row, item) < 0 and _has_fingerprint(row, item)
+
+
+@compiled
 def mark_done(row: Row, marks: NDArray[np.bool_]) -> None:
     """Marks each title that `is_done_with` may know, by its lowest bits. O(titles kept).
 

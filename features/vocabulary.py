@@ -63,6 +63,7 @@ class Arm(IntEnum):
 
 N_ARMS = len(Arm)
 ARM_NAMES = tuple(arm.name.lower() for arm in Arm)
+PINNED_NAME = "pinned"  # in the place of an arm, of a slot that a rule filled: nobody chose
 N_TYPES = 12  # counted types: column `type - 1`
 N_DEVICES = 5
 

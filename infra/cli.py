@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
@@ -25,9 +24,12 @@ from rich.progress import (
 from rich.table import Table
 
 from infra.cli_bundles import bundles_app
-from infra.cli_console import JsonFlag, console, errors
+from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
+from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
+from infra.cli_rules import rules_app
+from infra.cli_serving import requests_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -47,6 +49,11 @@ app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
+app.add_typer(ops_app)
+topics_app.add_typer(topics_ops_app)
+user_app.add_typer(user_ops_app)
+app.add_typer(rules_app, name="rules")
+app.add_typer(requests_app)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(topics_app, name="topics")
 app.add_typer(evaluate_app, name="evaluate")
@@ -69,6 +76,7 @@ KNOWN_TROUBLES = {
     "infra.models": ("ModelsError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
+    "infra.rules": ("RuleNotFoundError",),
     "infra.running": ("NotRunningError",),
     "infra.topics": ("TopicError",),
     "infra.why": ("DecisionNotFoundError",),
@@ -77,6 +85,7 @@ KNOWN_TROUBLES = {
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),
+    "offline.logged_fits": ("TooFewOutcomesError",),
     "offline.train": ("TrainingError",),
     "pydantic": ("ValidationError",),
     "streams.runner": ("WorkerError",),
@@ -313,17 +322,6 @@ def settings() -> None:
     print(json.dumps(Settings().printable(), indent=2))  # noqa: T201 (the answer itself)
 
 
-def _time_ms(text: str | None) -> int | None:
-    """Milliseconds of an ISO date or time, UTC where it names no zone."""
-    if text is None:
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"must be an ISO date like 2013-08-01; got {text!r}") from error
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000)
-
-
 def _progress() -> Progress:
     return Progress(
         SpinnerColumn(),
@@ -350,7 +348,7 @@ def replay(
     from infra.running import connected
     from offline.datasets import Selection
 
-    selection = Selection(_time_ms(from_), _time_ms(to))
+    selection = Selection(instant_ms(from_), instant_ms(to))
     with _progress() as progress:
         result = replay_dataset(
             connected(Settings()), dataset, selection, progress,
@@ -464,7 +462,10 @@ def train(
     folder = bundles_folder(Settings())
     with _progress() as progress:
         manifest = train_bundle(
-            source, folder, selection=Selection(_time_ms(from_), _time_ms(to)), progress=progress
+            source,
+            folder,
+            selection=Selection(instant_ms(from_), instant_ms(to)),
+            progress=progress,
         )
     table = Table("figure", "value", title=f"bundle {manifest.version}")
     for name, value in manifest.metrics.items():
@@ -473,25 +474,52 @@ def train(
     console.print(f"in {folder / manifest.version}; running servers take it within seconds")
 
 
+@app.command()
+def refresh(
+    dataset: Dataset,
+    from_: Annotated[str | None, typer.Option("--from", help="first date, ISO, UTC")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="date behind the last, ISO, UTC")] = None,
+    until_now: Annotated[bool, typer.Option(help="shift times: the last event is now")] = False,
+) -> None:
+    """Fits factors and neighbours of titles anew; the ranker stays that of the current bundle."""
+    from infra.producers import dataset as open_source
+    from infra.stack import bundles_folder
+    from infra.train import refresh_bundle
+    from offline.datasets import Selection
+
+    source = open_source(Settings(), dataset, until_now=until_now)
+    folder = bundles_folder(Settings())
+    selection = Selection(instant_ms(from_), instant_ms(to))
+    with _progress() as progress:
+        manifest = refresh_bundle(source, folder, selection=selection, progress=progress)
+    console.print(f"bundle {manifest.version} in {folder / manifest.version}")
+
+
 @evaluate_app.command("replay")
 def evaluate_replay(
     dataset: Dataset,
     share: Annotated[float, typer.Option(help="of the events, the last ones", min=0.01)] = 0.2,
     limit: Annotated[int | None, typer.Option(help="slates at most, for a quick look")] = None,
+    others: Annotated[
+        bool, typer.Option(help="also baselines refitted daily, and the engine with frozen state")
+    ] = True,
+    plot: Annotated[Path | None, typer.Option(help="picture of NDCG@20 by day, a PNG")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Replays the end of a dataset test-then-train through the engine, beside popularity."""
+    """Replays the end of a dataset test-then-train through the engine, beside baselines."""
+    from infra.evaluate import draw_over_time, slates_table_of, table_of
     from infra.evaluate import evaluate_replay as evaluate
-    from infra.evaluate import table_of
     from infra.producers import dataset as open_source
 
     source = open_source(Settings(), dataset)
     with _progress() as progress:
-        found = evaluate(source, share=share, limit=limit, progress=progress)
+        found = evaluate(source, share=share, limit=limit, progress=progress, with_others=others)
+    if plot is not None:
+        draw_over_time(found, plot)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))  # noqa: T201 (the answer itself)
     else:
-        console.print(table_of(found))
+        console.print(table_of(found), slates_table_of(found))
 
 
 @app.command()
@@ -547,7 +575,7 @@ def backfill(
 
     if bool(from_) == (archive is not None):
         raise typer.BadParameter("give --from DATASET or --archive FOLDER, one of the two")
-    settings, until_ms = connected(Settings()), _time_ms(until)
+    settings, until_ms = connected(Settings()), instant_ms(until)
     with _progress() as progress:
         task = progress.add_task("events", total=None)
 

@@ -133,6 +133,31 @@ def why(
     show(explained, console, slot)
 
 
+@decisions_app.command()
+def sources(
+    user: Annotated[str, typer.Option(help="the account; one never seen is a new viewer")],
+    profile: Annotated[str, typer.Option(help="of the account")] = "",
+    region: Annotated[str, typer.Option(help="ISO 3166 code, as events have it")] = "",
+    item: Annotated[str, typer.Option(help="as on the page of this title")] = "",
+    genre: Annotated[list[str] | None, typer.Option(help="titles with one of these alone")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Says what each source of candidates brings for a viewer now, with examples and reasons.
+
+    It looks at the running engine's log, rows and bundle by itself: no slate is served.
+    """
+    from infra.running import connected
+    from infra.sources import look, show
+    from serving.slate import Query
+
+    query = Query(user, profile_id=profile, region=region, item_id=item, genres=tuple(genre or ()))
+    brought = look(connected(Settings()), query)
+    if as_json:
+        print(json.dumps(brought.as_dict(), indent=2))  # noqa: T201 (the answer itself)
+        return
+    show(brought, console)
+
+
 @decisions_app.command("evaluate-policy")
 def evaluate_policy(
     dataset: Annotated[str, typer.Option(help="open-bandit-men; empty: the engine's log")] = "",

@@ -3,140 +3,312 @@
 import asyncio
 import contextlib
 import gc
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 import structlog
+import uvloop
 
+from features.answer_store import RedisAnswers
 from features.clock import Clock, StreamClock, WallClock
+from features.item_row import MAX_PARTITIONS
 from features.log import LogError
 from features.partition_reads import read_priors
-from features.redis_store import AsyncRowReader, RedisLink, RedisRowStore
-from features.store import GLOBALS, ITEMS, USERS
+from features.redis_store import RedisLink, RedisRowStore
+from features.row_reader import AsyncRowReader
+from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
 from serving.admin import AdminServicer, Eraser
+from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
-from serving.catalogue import Catalogue, CatalogueTable
+from serving.catalogue import CatalogueTable
+from serving.filtering.filter import FilterConfig
+from serving.guard.guard import Guard
+from serving.guard.interceptor import author_of
+from serving.guard.overload import LoadLevel
+from serving.keeper import Keeper
+from serving.live_catalogue import LiveCatalogue, between_requests
 from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
+from serving.pages import PageTokens
 from serving.recommender import Recommender
 from serving.reload import BundleWatcher, try_out
+from serving.repeats import Repeats
+from serving.retrieval.regional import RegionCharts
+from serving.rules.book import RuleBook
+from serving.rules.editor import RuleEditor
+from serving.rules.follower import RuleFollower
+from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
 from serving.server import Server, guard_of, serve
 from serving.servicer import IngestServicer, RecommendationServicer
-from serving.slate import Query, Viewer
-from serving.track import ImpressionRecorder, Tracker, impression_writer, track_writer
+from serving.slate import NO_FILTERS, Filters, Query, Viewer
+from serving.slate_cache import SlateCache
+from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
 
 log = structlog.get_logger(__name__)
 
 WARM_UP_CALLS = 20
-CHARTS_EVERY_MS = 2_000
+CHARTS_EVERY_S = 2.0
+SOURCES_BUDGET_S = 0.05  # of a request; a hundred times what they take
+REGIONS_GIVE_UP_S = 0.5  # of a store that is away: charts stay as they are
 
 
 def run_server(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT."""
-    asyncio.run(_serve(settings))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    kafka, prefix = settings.kafka.log_config(), settings.kafka.prefix
-    serving = settings.serving
-    clock: Clock = StreamClock() if serving.clock == "stream" else WallClock()
-    guard = guard_of(serving)  # whoever answers more cheaply under load reads guard.load.level
-    table = Catalogue(kafka, prefix + topics.CATALOG).read()
-    mirror = ItemMirror(table.ids)
+    """Starts the parts, each after what it needs, and ends them in the opposite order."""
+    async with AsyncExitStack() as ending:
+        site = _Site(settings, ending)
+        guard = guard_of(settings.serving)
+        mirror, recommender = _engine(site, guard.load)
+        server = _server(site, guard, mirror, recommender)
+        watcher = _watcher(settings, recommender, site.clock)
+
+        async def warm() -> None:
+            _warm_up(recommender, site.clock)
+            server.repeats.prepare(recommender, Query(""))
+            site.go_on(watcher.run())
+            READY.set(1)
+
+        site.go_on(server.repeats.renew(recommender))
+        ending.callback(READY.set, 0)
+        await serve(server.server, warm=warm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Site:
+    """What every part needs: the settings, the time, and who ends it."""
+
+    settings: Settings
+    ending: AsyncExitStack
+    clock: Clock = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_stream = self.settings.serving.clock == "stream"
+        object.__setattr__(self, "clock", StreamClock() if is_stream else WallClock())
+
+    def topic(self, name: str) -> str:
+        """A topic as this site names it."""
+        return self.settings.kafka.prefix + name
+
+    def go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        """Has work done beside calls until the process ends."""
+        self.ending.callback(asyncio.get_running_loop().create_task(work).cancel)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The server, and the slates that it gives again."""
+
+    server: Server
+    repeats: Repeats
+
+
+def _engine(site: _Site, load: LoadLevel) -> tuple[ItemMirror, Recommender]:
+    """What answers, and what it looks at, all of it followed from now on."""
+    settings, clock = site.settings, site.clock
+    kafka, stop = settings.kafka.log_config(), site.ending.callback
+    catalogue = LiveCatalogue(kafka, site.topic(topics.CATALOG), WallClock())
+    table = catalogue.read()
+    mirror = ItemMirror.over(table.ids, table.slots)
     follower = _follower(settings, mirror, clock)
     follower.start()
-    models = ModelMirror(kafka, prefix + topics.MODELS, readers(serving.policy), WallClock())
+    stop(follower.stop)
+    names = readers(settings.serving.policy)
+    models = ModelMirror(kafka, site.topic(topics.MODELS), names, WallClock())
     models.start()
-    recommender = _recommender(settings, table, mirror)
+    stop(models.stop)
+    recommender = _recommender(settings, table, mirror, load)
+    keeper = _keep_current(recommender, catalogue, clock)
+    stop(keeper.stop)
+    stop(catalogue.stop)
     models.subscribe(lambda state: recommender.use_overlay(overlay_of(state)))
-    timeout_s = serving.redis_timeout_ms / 1_000
-    reader = AsyncRowReader(settings.redis.config(), USERS, timeout_s=timeout_s)
-    interactions = prefix + topics.INTERACTIONS
+    return mirror, recommender
+
+
+def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommender) -> _Served:
+    """The transport over the engine, the store and the log."""
+    settings, clock, serving = site.settings, site.clock, site.settings.serving
+    interactions = site.topic(topics.INTERACTIONS)
+    reader = AsyncRowReader(
+        settings.redis.config(), USERS, timeout_s=serving.redis_timeout_ms / 1_000
+    )
+    site.ending.push_async_callback(reader.close)
     viewers = ViewerReader(reader, interactions)
-    tracker = _tracker(settings, clock)
-    recorder = ImpressionRecorder(
-        impression_writer(kafka), prefix + topics.IMPRESSIONS, encode_decision
-    )
-    ledger_writer = track_writer(kafka, serving.track_timeout_ms)
-    eraser = Eraser(tracker, ledger_writer, prefix + topics.ERASURES, WallClock())
-    tracker.start()
-    recorder.start()
-    ledger_writer.start()
-    server = Server(
-        serving,
-        IngestServicer(tracker, stream_idle_s=serving.stream_idle_s),
-        RecommendationServicer(
-            recommender,
-            viewers,
-            recorder.record,
-            mirror.age_ms,
-            clock,
-            WallClock(),
-            topic=interactions,
-            default_wait_ms=serving.default_wait_ms,
-        ),
-        AdminServicer(eraser),
-        guard,
-    )
-    watching: list[asyncio.Task[None]] = []
-
-    async def warm() -> None:
-        """Has everything compiled and in memory before the first caller."""
-        for _ in range(WARM_UP_CALLS):
-            recommender.recommend(Query("warm-up"), Viewer(USERS.empty), clock.now_ms())
-        gc.collect()
-        gc.freeze()  # what is loaded stays: the collector need not look at it again
-        watching.append(asyncio.create_task(_watcher(settings, recommender, clock).run()))
-        READY.set(1)
-
-    try:
-        await serve(server, warm=warm)
-    finally:
-        READY.set(0)
-        for task in watching:
-            task.cancel()
-        follower.stop()
-        models.stop()
-        await tracker.close()
-        with contextlib.suppress(LogError):  # whoever waited for an entry has been told
-            await asyncio.to_thread(ledger_writer.close, 1.0)
-        recorder.close()
-        await reader.close()
-
-
-def _tracker(settings: Settings, clock: Clock) -> Tracker:
-    """What writes events to the log."""
-    serving = settings.serving
-    return Tracker(
-        track_writer(settings.kafka.log_config(), serving.track_timeout_ms),
-        settings.kafka.prefix + topics.INTERACTIONS,
+    tracker, recorder, ledger_writer = _writers(site)
+    cache = _cache(settings, recommender)
+    repeats = Repeats(
+        cache,
+        viewers,
+        recorder.record,
+        mirror.age_ms,
         clock,
+        WallClock(),
+        interactions,
+        edge_after_ms=recommender.edge_after_ms,
+        has_rules_for=recommender.has_rules_for,
+    )
+    rules = _rules(settings, recommender, cache)
+    recommender.shelf.on_change = cache.invalidate
+    site.ending.callback(rules.stop)
+    recommendations = RecommendationServicer(
+        recommender,
+        viewers,
+        recorder.record,
+        mirror.age_ms,
+        clock,
+        WallClock(),
+        topic=interactions,
+        default_wait_ms=serving.default_wait_ms,
+        pages=PageTokens.of(serving, WallClock()),
+        answers=Answers.of(serving, _shared_answers(site)),
+        repeats=repeats,
+    )
+    ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s)
+    admin = _admin(settings, tracker, ledger_writer, rules, guard)
+    return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
+
+
+def _shared_answers(site: _Site) -> RedisAnswers | None:
+    """Where servers find each other's answers to repeated requests, if they are to."""
+    if not site.settings.serving.answers_shared:
+        return None
+    shared = RedisAnswers(site.settings.redis.config())
+    site.ending.push_async_callback(shared.close)
+    return shared
+
+
+def _writers(site: _Site) -> tuple[Tracker, ImpressionRecorder, SteadyWriter]:
+    """What writes to the log: events, decisions, and what operators order."""
+    kafka, serving = site.settings.kafka.log_config(), site.settings.serving
+    recorder = ImpressionRecorder(
+        impression_writer(kafka), site.topic(topics.IMPRESSIONS), encode_decision
+    )
+    recorder.start()
+    site.ending.callback(recorder.close)
+    orders = track_writer(kafka, serving.track_timeout_ms)
+    orders.start()
+
+    async def close_orders() -> None:
+        with contextlib.suppress(LogError):  # whoever waited for an entry has been told
+            await asyncio.to_thread(orders.close, 1.0)
+
+    site.ending.push_async_callback(close_orders)
+    tracker = Tracker(
+        track_writer(kafka, serving.track_timeout_ms),
+        site.topic(topics.INTERACTIONS),
+        site.clock,
         max_in_flight=serving.track_max_in_flight,
         timeout_s=serving.track_timeout_ms / 1_000,
     )
+    tracker.start()
+    site.ending.push_async_callback(tracker.close)
+    return tracker, recorder, orders
 
 
-def _recommender(settings: Settings, table: CatalogueTable, mirror: ItemMirror) -> Recommender:
+def _rules(settings: Settings, recommender: Recommender, cache: SlateCache) -> RuleFollower:
+    """What keeps the rules current; it has read them all."""
+
+    def use(book: RuleBook) -> None:
+        recommender.use_rules(book)
+        cache.invalidate()
+
+    topic = settings.kafka.prefix + topics.RULES
+    follower = RuleFollower(settings.kafka.log_config(), topic, use)
+    follower.start()
+    return follower
+
+
+def _admin(
+    settings: Settings, tracker: Tracker, writer: SteadyWriter, rules: RuleFollower, guard: Guard
+) -> AdminServicer:
+    """What answers operators and editors."""
+    prefix, clock = settings.kafka.prefix, WallClock()
+    names = prefix + topics.RULES, prefix + topics.RULE_CHANGES
+    return AdminServicer(
+        Eraser(tracker, writer, prefix + topics.ERASURES, clock),
+        RuleEditor(writer, *names, lambda: rules.book, clock),
+        partial(author_of, guard),
+    )
+
+
+def _recommender(
+    settings: Settings, table: CatalogueTable, mirror: ItemMirror, load: LoadLevel
+) -> Recommender:
     """What answers; of the bandits it knows nothing yet."""
     serving = settings.serving
-    explorer = Explorer(serving.exploration_share, np.random.default_rng())
+    explorer = Explorer(
+        serving.exploration_share, np.random.default_rng(), serving.exploration_share_new
+    )
     beliefs = Beliefs.none_yet(serving.policy)
-    explorer.warm_up(beliefs)
     return Recommender(
         table,
         mirror,
         _bundle(settings),
-        refresh_ms=CHARTS_EVERY_MS,
         explorer=explorer,
         overlay=Overlay(0, beliefs),
+        regions=_regions(settings),
+        load=load,
+        budget_s=SOURCES_BUDGET_S,
+        filters=FilterConfig(serving.rewatch_after_days, serving.shows_unknown_ages),
+        selection=SelectionConfig(
+            serving.diversity,
+            serving.genre_cap,
+            serving.popularity_damping,
+            serving.coverage_boost,
+        ),
+    )
+
+
+def _keep_current(recommender: Recommender, catalogue: LiveCatalogue, clock: Clock) -> Keeper:
+    """Has charts made beside requests, and the catalogue changed between them, from now on."""
+    keeper = Keeper(recommender, clock, CHARTS_EVERY_S)
+    keeper.start()
+    catalogue.follow(recommender.shelf, between_requests(asyncio.get_running_loop()))
+    return keeper
+
+
+def _regions(settings: Settings) -> RegionCharts:
+    """The charts of regions, by a connection of their own."""
+    redis = settings.redis.config()
+    store = RedisRowStore(RedisLink(redis, give_up_after_s=REGIONS_GIVE_UP_S), SEGMENTS, redis)
+    return RegionCharts(store, MAX_PARTITIONS)
+
+
+def _warm_up(recommender: Recommender, clock: Clock) -> None:
+    """Has everything compiled and in memory before the first caller."""
+    recommender.warm_up(clock.now_ms())
+    for filters in (Filters(min_rating=10.0), *[NO_FILTERS] * WARM_UP_CALLS):
+        query = Query("warm-up", filters=filters)
+        recommender.recommend(query, Viewer(USERS.empty), clock.now_ms())
+    gc.collect()
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
+
+
+def _cache(settings: Settings, recommender: Recommender) -> SlateCache:
+    """What keeps slates; none where their time is 0, none of another bundle or catalogue."""
+    serving = settings.serving
+    return SlateCache(
+        serving.cache_ttl_s,
+        max_slates=serving.cache_max_slates,
+        max_bytes=serving.cache_max_mib << 20,
+        world=lambda: (recommender.bundle_version, recommender.shelf.table.n_changes),
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -45,6 +46,7 @@ class Addresses:
     broker: str
     redis: str
     grpc: str
+    http: str | None = None  # the JSON door
     lake: str | None = None
     metrics: dict[str, str] = field(default_factory=dict)
 
@@ -138,6 +140,11 @@ class Stack:
             "HEADRACE_METRICS__SERVE_PORT": str(metrics_port),
             "HEADRACE_SERVING__PORT": str(port),
         }
+        if has_json_door():
+            http_port = serving.http_port or free_port()
+            scheme = "http" if serving.tls_cert is None else "https"
+            self.addresses.http = f"{scheme}://{serving.host}:{http_port}"
+            environment["HEADRACE_SERVING__HTTP_PORT"] = str(http_port)
         self._start("serve", ["serve"], environment, 2 * grace_s(self._settings))
 
     def start_archive(self) -> None:
@@ -288,6 +295,11 @@ def rebuild_is_asked(settings: Settings) -> bool:
     finally:
         link.close()
     return marker is None or bool(marker.request)
+
+
+def has_json_door() -> bool:
+    """Whether the packages of the extra `http` are here."""
+    return find_spec("uvicorn") is not None and find_spec("starlette") is not None
 
 
 def grace_s(settings: Settings) -> float:

@@ -21,6 +21,9 @@ ITEM_UPDATES = "item-updates"
 MODELS = "models"
 DEAD_LETTERS = "dead-letters"
 ERASURES = "erasures"
+REDRIVES = "redrives"
+RULES = "rules"
+RULE_CHANGES = "rule-changes"
 
 DEFAULT_PARTITIONS = 4
 BROKER_DEFAULT_REPLICATION = -1
@@ -83,6 +86,9 @@ def topics(prefix: str = "", partitions: int = DEFAULT_PARTITIONS) -> tuple[Topi
         Topic(prefix + MODELS, 1, "compact", 7 * _DAY_MS, 8 * _MIB, segment_bytes=64 * _MIB),
         Topic(prefix + DEAD_LETTERS, 1, "delete", 28 * _DAY_MS, 2 * _MIB),
         Topic(prefix + ERASURES, 1, "compact", 7 * _DAY_MS),
+        Topic(prefix + REDRIVES, 1, "compact", 7 * _DAY_MS),
+        Topic(prefix + RULES, 1, "compact", 7 * _DAY_MS),
+        Topic(prefix + RULE_CHANGES, 1, "delete", 400 * _DAY_MS),
     )
 
 

@@ -17,9 +17,17 @@ from features.global_rates import rates_of
 from features.ids import id_hashes
 from features.store import GLOBALS, ITEMS, USERS
 from features.titles import TitleFacts
-from features.windows import MINUTE_MS
+from features.windows import DAY_MS, MINUTE_MS
 from offline.datasets import EVERYTHING, Dataset, EventColumns, Selection
-from offline.train import POSITIVE_TYPES, Task, TrainConfig, train
+from offline.train import (
+    POSITIVE_TYPES,
+    Silent,
+    Task,
+    TrainConfig,
+    fit_models,
+    refresh,
+    train,
+)
 from offline.train_ranker import Examples
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
@@ -125,6 +133,16 @@ class LocalFeatures:
         """When an event happened."""
         return int(self.columns.at_ms[event])
 
+    def history(self, event: int) -> NDArray[np.int64]:
+        """`(N_TITLES,)` slots of the titles that the viewer of an event touched last, or -1."""
+        titles = self._users[int(self.columns.user[event])]["viewing"]["titles"]
+        return self.table.slots_of(np.ascontiguousarray(titles["item"]))
+
+    def counts(self, stop: int) -> NDArray[np.int64]:
+        """`(n_titles,)` events of each title of the catalogue before number `stop`."""
+        slots = self._slots[:stop]
+        return np.bincount(slots[slots >= 0], minlength=len(self.table))
+
     def _reflect(self, slots: NDArray[np.int64], now_ms: int) -> None:
         """Brings the mirror up to date for titles, and for all now and then."""
         if now_ms - self._swept_ms >= SWEEP_MS:
@@ -132,6 +150,34 @@ class LocalFeatures:
         values = np.empty((len(slots), item_row.N_COLUMNS), np.float32)
         item_row.values_of(self._items, slots, now_ms, rates_of(self._globals), values)
         self.mirror.values[slots] = values
+
+
+class FreshModels:
+    """Models of titles as a scheduled refresh brings them to a server: fitted anew now and then.
+
+    They are fitted on the events so far, and never on those to come.
+    """
+
+    def __init__(self, columns: EventColumns, latest_year: int, config: TrainConfig) -> None:
+        self._columns = columns
+        self._latest_year = latest_year
+        self._config = config
+        self._refresh_ms = config.refresh_days * DAY_MS
+        self._fitted_ms: int | None = None
+
+    def due(self, event: int) -> ItemModels | None:
+        """Models fitted on the events before number `event`, where the last ones are too old.
+
+        The first call finds them fresh.
+        """
+        now_ms = int(self._columns.at_ms[event])
+        if self._fitted_ms is None:
+            self._fitted_ms = now_ms
+        if now_ms - self._fitted_ms < self._refresh_ms:
+            return None
+        self._fitted_ms = now_ms
+        past = self._columns.rows(0, event)
+        return fit_models(past, self._latest_year, self._config, Silent(), "so far")
 
 
 @dataclass(slots=True)
@@ -152,6 +198,7 @@ class EngineExamples:
         local = LocalFeatures(self.columns, self.catalogue)
         bundle = Bundle.without_ranker(models)
         recommender = Recommender(local.table, local.mirror, bundle, refresh_ms=REFRESH_MS)
+        fresh = FreshModels(self.columns, models.latest_year, config)
         chosen = np.flatnonzero(next_titles(self.columns))
         chosen = chosen[chosen >= start][-config.max_queries :]
         held_out = set(chosen[len(chosen) - min(config.n_held_out, len(chosen) // 5) :].tolist())
@@ -159,6 +206,8 @@ class EngineExamples:
         found = Examples()
         for number, event in enumerate(chosen.tolist()):
             local.advance(event)
+            if (newer := fresh.due(event)) is not None:
+                recommender.use(Bundle.without_ranker(newer))
             slots, features = recommender.candidates(local.viewer(event), local.now_ms(event))
             places = np.flatnonzero(slots == local.slot(event))
             _take(found, features, places, event in held_out, config.ranker.n_negatives, rng)
@@ -220,4 +269,24 @@ def train_bundle(
         created_at_ms=time.time_ns() // 1_000_000,
         progress=None if progress is None else RichProgress(progress),
         config=config,
+    )
+
+
+def refresh_bundle(
+    source: Dataset,
+    bundles: Path,
+    *,
+    selection: Selection = EVERYTHING,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Fits models of titles anew and makes them current with the ranker that is current now.
+
+    Raises what `offline.train.refresh` raises.
+    """
+    return refresh(
+        source.columns(selection),
+        source.catalogue(),
+        bundles,
+        created_at_ms=time.time_ns() // 1_000_000,
+        progress=None if progress is None else RichProgress(progress),
     )

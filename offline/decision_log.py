@@ -4,7 +4,8 @@
 
 Actions are arms: an arm's propensity is the policy's own, told in the log. The outcome of a slot
 that holds is the newest revision. Slots that nothing was decided of yet are left out, not taken
-for failures: silence within the horizon is an outcome of its own.
+for failures: silence within the horizon is an outcome of its own. Nor are slots that a rule pinned:
+no policy gave them out, and none could have given them to another arm.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ from features.ids import id_hashes
 from features.learning_codec import decode_learning_batch
 from features.log import LogConfig, read_to_end
 from features.outcomes import NO_ROLLBACK
+from features.vocabulary import PINNED_NAME
 from offline.logged_feedback import LoggedFeedback, OffPolicyError
 
 BATCH: Final = 10_000
@@ -34,6 +36,7 @@ UNKNOWN_CONTEXT: Final = "unknown"
 
 UNDECIDED: Final = "slots without an outcome yet"
 NO_PROPENSITY: Final = "slots without an arm or a propensity"
+PINNED: Final = "slots pinned by a rule"
 OF_ERASED: Final = "slots of viewers who were erased"
 
 
@@ -96,6 +99,7 @@ def _join(
     erased_ms = rows["user"].map(_erased_at(erasures))
     for reason, is_useless in (
         (OF_ERASED, erased_ms.ge(rows["served_at_ms"])),
+        (PINNED, rows["arm"] == PINNED_NAME),
         (NO_PROPENSITY, ~(rows["propensity"] > 0) | (rows["arm"] == "")),
     ):
         useless = is_useless.loc[rows.index]

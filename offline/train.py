@@ -10,7 +10,7 @@ fresher than those that the ranker learned with; the age of both grows until the
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,9 @@ from features.bundle_format import ItemModels, Manifest
 from features.events import CatalogItem
 from features.ids import id_hashes
 from features.vocabulary import EventType
-from offline.bundle import Provenance, write_bundle
+from offline.bundle import Extras, Provenance, read_ranking, write_bundle
+from offline.cheap_stage import CheapConfig, fit_cheap, measure_cheap
+from offline.cold_factors import fit_content_map
 from offline.datasets import EventColumns
 from offline.faiss_index import build_index
 from offline.neighbours import NeighboursConfig, fit_neighbours
@@ -43,11 +45,15 @@ class TrainConfig:
     als: AlsConfig = field(default_factory=AlsConfig)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     ranker: RankerConfig = field(default_factory=RankerConfig)
-    window_share: float = 0.25  # of the events, the last ones: the ranker's examples
-    max_queries: int = 20_000  # examples at most; the newest
+    cheap: CheapConfig = field(default_factory=CheapConfig)
+    window_share: float = 0.4  # of the events, the last ones: the ranker's examples
+    max_queries: int = 30_000  # examples at most; the newest
     n_held_out: int = 1_000  # of the examples, the last ones: for measuring alone
+    refresh_days: float = 1.0  # age at which factors and neighbours are fitted anew
 
     def __post_init__(self) -> None:
+        if not self.refresh_days > 0:
+            raise ValueError(f"train.refresh_days must be above 0; got {self.refresh_days}")
         if not 0 < self.window_share < 1:
             raise ValueError(f"train.window_share must be within 0..1; got {self.window_share}")
 
@@ -133,6 +139,8 @@ def train(
     bar = shown.task("ranker: trees", config.ranker.n_trees)
     booster = fit_ranker(examples, config.ranker, bar)
     models = fit_models(events, latest, config, shown, "of all events")
+    content_map = fit_content_map(models, catalogue)
+    cheap = fit_cheap(examples, config.cheap)
     return write_bundle(
         bundles,
         models,
@@ -143,9 +151,52 @@ def train(
             int(events.at_ms[0]),
             int(events.at_ms[-1]),
             len(events),
-            {"examples": float(len(examples.rows)), **measure(booster, examples)},
+            {
+                "examples": float(len(examples.rows)),
+                **measure(booster, examples),
+                **measure_cheap(cheap, booster, examples),
+            },
             config.parameters(),
         ),
+        Extras(
+            content_map=None if content_map is None else content_map.weights,
+            cheap=cheap.model_to_string(),
+        ),
+    )
+
+
+def refresh(
+    events: EventColumns,
+    catalogue: list[CatalogItem],
+    bundles: Path,
+    *,
+    created_at_ms: int,
+    progress: Progress | None = None,
+    config: TrainConfig | None = None,
+) -> Manifest:
+    """Fits what is learned of titles anew; all that ranks is taken from the current bundle.
+
+    Seconds instead of the minutes of `train`: what to run every day or hour. Raises TrainingError,
+    or BundleError where there is no current bundle, or its ranker is of other columns.
+    """
+    shown, config = progress or Silent(), config or TrainConfig()
+    before, ranker, extras = read_ranking(bundles)
+    models = fit_models(events, before.latest_year, config, shown, "of all events")
+    content_map = fit_content_map(models, catalogue)
+    return write_bundle(
+        bundles,
+        models,
+        build_index(models.factors),
+        ranker,
+        Provenance(
+            created_at_ms,
+            int(events.at_ms[0]),
+            int(events.at_ms[-1]),
+            len(events),
+            before.metrics,
+            before.parameters,
+        ),
+        replace(extras, content_map=None if content_map is None else content_map.weights),
     )
 
 

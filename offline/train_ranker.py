@@ -3,7 +3,9 @@
 C. J. C. Burges: From RankNet to LambdaRank to LambdaMART, MSR-TR-2010-82. An example is what the
 engine itself would have had to order at a moment of the past, and which title came next. Negatives
 are drawn uniformly from its candidates: choosing hard ones instead teaches a ranker to avoid what
-is popular (in a prototype HR@20 fell from .29 to .19).
+is popular (in a prototype HR@20 fell from .29 to .19). Nor does it help to learn from what the
+ranker orders in service, the 200 best of a cheap first stage: from the same number of rankings
+NDCG@20 was .186 with all of these, .190 with 60 of them at random, .189 with 60 of all candidates.
 """
 
 from collections.abc import Callable
@@ -21,11 +23,16 @@ MIN_QUERIES = 20
 
 @dataclass(frozen=True, slots=True)
 class RankerConfig:
-    """Small on purpose: 500 candidates are scored in under a millisecond on one thread."""
+    """Sized for its cost: 100 rows are scored in half a millisecond on one thread.
 
-    n_trees: int = 60
-    n_leaves: int = 15
-    learning_rate: float = 0.15
+    On the events between 60 % and 80 % of MovieTweetings 100 trees of 31 leaves were worth .004
+    HR@20 and .003 NDCG@20 over 60 of 15; half the learning rate, another ranking loss (XE-NDCG) and
+    plain classification did worse.
+    """
+
+    n_trees: int = 100
+    n_leaves: int = 31
+    learning_rate: float = 0.1
     min_rows_in_leaf: int = 50
     feature_share: float = 0.7  # of the columns, for each tree
     n_negatives: int = 50

@@ -162,26 +162,37 @@ class ItemPolicy:
         weights = successes + failures
         return ArmBelief(successes / weights, weights)
 
+    @property
+    def tables(self) -> tuple[Items, NDArray[np.float64], float]:
+        """Titles, `(N_SETS, N_WAYS, 2)` answers and the weight of the prior, for compiled code."""
+        return self._items, self._answers, self._strength
+
     def _parameters(
         self, items: NDArray[np.uint64], prior_mean: float
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        mean = min(max(prior_mean, 0.01), 0.99)  # a Beta needs some of both
         found = np.zeros((len(items), 2))
-        _look_up(items, self._items, self._answers, found)
-        found += np.array([self._strength * mean, self._strength * (1.0 - mean)])
-        np.maximum(found, LEAST, out=found)
+        posteriors(items, self._items, self._answers, self._strength, prior_mean, found)
         return found[:, 0], found[:, 1]
 
 
 @compiled
-def _look_up(
+def posteriors(
     wanted: NDArray[np.uint64],
     items: Items,
     answers: NDArray[np.float64],
+    strength: float,
+    prior_mean: float,
     found: NDArray[np.float64],
 ) -> None:
+    """Fills `found`, `(n, 2)`: successes and failures of each title's Beta, prior included.
+
+    O(1) a title; `items`, `answers` and `strength` are the policy's tables.
+    """
+    mean = min(max(prior_mean, 0.01), 0.99)  # a Beta needs some of both
     for i in range(len(wanted)):
         row = _set_of(wanted[i])
         way = _way_of(items[row], wanted[i])
+        won, lost = strength * mean, strength * (1.0 - mean)
         if way != ABSENT:
-            found[i] = answers[row, way]
+            won, lost = won + answers[row, way, 0], lost + answers[row, way, 1]
+        found[i, 0], found[i, 1] = max(won, LEAST), max(lost, LEAST)

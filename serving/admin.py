@@ -1,22 +1,29 @@
-"""What operators ask of a server: that a viewer is forgotten."""
+"""What operators and editors ask of a server: that a viewer is forgotten, that a rule holds."""
 
-import asyncio
 import math
+from collections.abc import Callable
 from typing import Any
 
 from headrace.v1 import admin_pb2
 from headrace.v1.admin_pb2_grpc import AdminServiceServicer
 
 from features.clock import Clock
-from features.codec import encode_erasure
+from features.codec import encode_erasure, rule_of
 from features.erasure import Erasure, erase_event
 from features.ids import viewer_hash
 from features.log import LogError
 from features.position import Position
 from serving import wire
+from serving.rules.editor import RuleEditor
 from serving.track import LogUnavailableError, SteadyWriter, Tracker
 
 RESERVE_S = 0.01  # of a call's time, kept for the answer itself
+
+Context = Any  # grpc.aio.ServicerContext[...]
+
+
+def _nobody(_: Context) -> str:
+    return ""
 
 
 class Eraser:
@@ -58,39 +65,59 @@ class Eraser:
 
     async def _note(self, erasure: Erasure, limit_s: float) -> None:
         """Writes the entry of the ledger. Raises LogUnavailableError."""
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[str | None] = loop.create_future()
-
-        def settle(reason: str | None) -> None:
-            if not outcome.done():
-                outcome.set_result(reason)
-
-        def delivered(_: Position | None, reason: str | None) -> None:
-            loop.call_soon_threadsafe(settle, reason)
-
         try:
-            self._writer.append(self._topic, erasure.key, encode_erasure(erasure), delivered)
-            async with asyncio.timeout(limit_s):
-                reason = await outcome
-        except (LogError, TimeoutError) as error:
-            reason = str(error) or "no acknowledgement in time"
-        if reason is not None:
-            raise LogUnavailableError("the log did not take the whole erasure; ask for it again")
+            await self._writer.write(self._topic, erasure.key, encode_erasure(erasure), limit_s)
+        except LogError as error:
+            text = "the log did not take the whole erasure; ask for it again"
+            raise LogUnavailableError(text) from error
 
 
 class AdminServicer(AdminServiceServicer):
-    """Answers operators."""
+    """Answers operators. `author_of` names who calls; where it cannot, a rule's own word counts."""
 
-    def __init__(self, eraser: Eraser) -> None:
+    def __init__(
+        self, eraser: Eraser, rules: RuleEditor, author_of: Callable[[Context], str] = _nobody
+    ) -> None:
         self._eraser = eraser
+        self._rules = rules
+        self._author_of = author_of
 
     async def DeleteUser(  # noqa: N802
-        self,
-        request: admin_pb2.DeleteUserRequest,
-        context: Any,  # grpc.aio.ServicerContext[...]
+        self, request: admin_pb2.DeleteUserRequest, context: Context
     ) -> admin_pb2.DeleteUserResponse:
         """Has one viewer forgotten; answers when the log has it."""
         user_id, profile_id = wire.viewer_of(request)
-        remaining_s: float | None = context.time_remaining()
-        budget_s = math.inf if remaining_s is None else remaining_s - RESERVE_S
-        return wire.delete_user_response(await self._eraser.erase(user_id, profile_id, budget_s))
+        position = await self._eraser.erase(user_id, profile_id, _budget_s(context))
+        return wire.delete_user_response(position)
+
+    async def PutRule(  # noqa: N802
+        self, request: admin_pb2.PutRuleRequest, context: Context
+    ) -> admin_pb2.PutRuleResponse:
+        """Sets a rule or changes it; answers when the log has it."""
+        rule = rule_of(request.rule)
+        author = self._author_of(context) or rule.author
+        put, position = await self._rules.put(rule, author, _budget_s(context))
+        return wire.put_rule_response(put, position)
+
+    async def DeleteRule(  # noqa: N802
+        self, request: admin_pb2.DeleteRuleRequest, context: Context
+    ) -> admin_pb2.DeleteRuleResponse:
+        """Takes a rule away; answers when the log has it."""
+        rule_id, reason = wire.rule_removal_of(request)
+        author = self._author_of(context)
+        position = await self._rules.delete(rule_id, author, reason, _budget_s(context))
+        return wire.delete_rule_response(position)
+
+    async def ListRules(  # noqa: N802
+        self,
+        request: admin_pb2.ListRulesRequest,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
+    ) -> admin_pb2.ListRulesResponse:
+        """The rules that this server goes by, in force or to come."""
+        return wire.list_rules_response(self._rules.rules())
+
+
+def _budget_s(context: Context) -> float:
+    """Seconds that a call may take; infinite where the client set no deadline."""
+    remaining_s: float | None = context.time_remaining()
+    return math.inf if remaining_s is None else remaining_s - RESERVE_S

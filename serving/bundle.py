@@ -1,7 +1,7 @@
 """A bundle in memory: everything that was learned, loaded whole or refused."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from features.bundle_format import (
     ARRAYS,
+    CHEAP,
+    CONTENT_MAP,
     INDEX,
     MANIFEST,
     RANKER,
@@ -20,8 +22,12 @@ from features.bundle_format import (
     read_pointer,
     read_verified,
 )
+from features.content import N_CONTENT
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
+from serving.ranking.calibration import Calibration
+from serving.ranking.cheap import CheapStage
+from serving.ranking.fusion import RANKER_ALONE, Fusion
 from serving.ranking.ranker import Ranker
 from serving.retrieval.faiss_index import FaissIndex
 
@@ -41,11 +47,20 @@ class Bundle:
     index: FaissIndex
     ranker: Ranker | None = None
     manifest: Manifest | None = None
+    content_map: NDArray[np.float32] | None = None  # None: titles without factors stay without
+    cheap: CheapStage | None = None  # None: all candidates go to the ranker
+    fusion: Fusion = RANKER_ALONE
+    calibration: Calibration | None = None  # None: the click model's own probabilities
 
     @classmethod
     def without_ranker(cls, models: ItemModels) -> "Bundle":
         """A bundle of models that were just fitted."""
         return cls("unranked", models.checked(), FaissIndex.of(models.factors))
+
+    def with_models(self, models: ItemModels) -> "Bundle":
+        """The same ranker over models that were just fitted; without a map from content."""
+        index = FaissIndex.of(models.factors)
+        return replace(self, models=models.checked(), index=index, content_map=None)
 
 
 def load_current(bundles: Path) -> Bundle:
@@ -72,14 +87,40 @@ def load_bundle(folder: Path) -> Bundle:
             f"{folder / 'factors.npy'} must be {manifest.n_items} x {manifest.n_factors}; "
             f"got {models.factors.shape}"
         )
-    index = FaissIndex.parse(files[INDEX], str(folder / INDEX))
-    if (len(index), index.n_factors) != models.factors.shape:
-        raise BundleError(
-            f"{folder / INDEX} must hold {manifest.n_items} vectors of {manifest.n_factors}; "
-            f"got {len(index)} of {index.n_factors}"
-        )
+    index = FaissIndex.parse(files[INDEX], str(folder / INDEX), models.factors)
     ranker = Ranker.parse(files[RANKER].decode(errors="replace"), str(folder / RANKER))
-    return Bundle(manifest.version, models, index, ranker, manifest)
+    return Bundle(
+        manifest.version,
+        models,
+        index,
+        ranker,
+        manifest,
+        _content_map(files, folder, models),
+        _cheap(files, folder),
+        Fusion.of(manifest.fusion),
+        Calibration.of(manifest.calibration),
+    )
+
+
+def _cheap(files: dict[str, bytes], folder: Path) -> CheapStage | None:
+    if CHEAP not in files:
+        return None
+    return CheapStage.parse(files[CHEAP].decode(errors="replace"), str(folder / CHEAP))
+
+
+def _content_map(
+    files: dict[str, bytes], folder: Path, models: ItemModels
+) -> NDArray[np.float32] | None:
+    if CONTENT_MAP not in files:
+        return None
+    found = _array(files[CONTENT_MAP], folder / CONTENT_MAP)
+    expected = (N_CONTENT + 1, models.factors.shape[1])
+    if found.dtype != np.float32 or found.shape != expected or not np.isfinite(found).all():
+        raise BundleError(
+            f"{folder / CONTENT_MAP} must be {expected} finite float32; "
+            f"got {found.dtype} {found.shape}"
+        )
+    return found
 
 
 def _check_manifest(manifest: Manifest) -> None:

@@ -9,7 +9,8 @@ with Client("127.0.0.1:50051") as headrace:
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count as count_from
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -19,10 +20,12 @@ from headrace.v1.admin_pb2_grpc import AdminServiceStub
 from headrace.v1.ingest_pb2_grpc import IngestServiceStub
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 
-from features.codec import interaction_message
+from features.codec import interaction_message, rule_message, rule_of
 from features.events import Interaction
 from features.position import Position
+from features.rules import Rule
 from features.vocabulary import Device, Page
+from serving.slate import Filters
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
 # Calls go to the addresses of a target in turn, past those that hang up.
@@ -78,6 +81,62 @@ class Recommended:
     posterior_mean: float = 0.0  # of the arm's reward in this context
     posterior_weight: float = 0.0  # answers that this rests on, prior included
     click_probability: float = 0.0  # as learnt from outcomes; 0: nothing learnt yet
+    reason_kind: str = ""  # of `reason`, for texts of your own
+    contributions: Mapping[str, float] = field(default_factory=dict)  # with debug
+    progress: float = 0.0  # 0..1, watched share
+    rule_id: str = ""  # the pin or boost that moved it
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of `recommend`; zeros and empty fields stand for the server's defaults."""
+
+    user_id: str
+    count: int = 0
+    after: Position | None = None
+    wait_ms: int = 0
+    profile_id: str = ""
+    session_id: str = ""
+    request_id: str = ""  # the same request with the same id gets the same answer
+    device: Device = Device.UNSPECIFIED
+    page: Page = Page.UNSPECIFIED
+    region: str = ""
+    exclude_item_ids: Iterable[str] = ()
+    genres: Iterable[str] = ()
+    filters: Filters | None = None
+    item_id: str = ""  # page ITEM: the title that is looked at
+    candidate_item_ids: Iterable[str] = ()  # page SEARCH: order these, nothing else
+    serendipity: float | None = None  # 0..1: at least this share far from the viewer's taste
+    page_token: str = ""
+    debug: bool = False
+
+    def message(self) -> recommender_pb2.RecommendRequest:
+        """As it goes over the wire."""
+        request = recommender_pb2.RecommendRequest(
+            user_id=self.user_id,
+            profile_id=self.profile_id,
+            session_id=self.session_id,
+            request_id=self.request_id,
+            count=self.count,
+            context=events_pb2.Context(
+                device=int(self.device),  # type: ignore[arg-type]
+                page=int(self.page),  # type: ignore[arg-type]
+                region=self.region,
+            ),
+            exclude_item_ids=self.exclude_item_ids,
+            genres=self.genres,
+            wait_ms=self.wait_ms,
+            debug=self.debug,
+            page_token=self.page_token,
+            item_id=self.item_id,
+            candidate_item_ids=self.candidate_item_ids,
+            serendipity=self.serendipity,
+        )
+        if self.filters is not None:
+            request.filters.CopyFrom(recommender_pb2.Filters(**asdict(self.filters)))
+        if self.after is not None:
+            request.after.CopyFrom(_position_message(self.after))
+        return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +163,35 @@ class Recommendations:
     decision_context: str = ""
     policy: str = ""
     model_sequence: int = 0  # of the learned state in force; 0: none yet
+    next_page_token: str = ""  # empty: there is no more
+    cached: bool = False  # made earlier; the viewer has done nothing since
+    cached_age_ms: int = 0
+    removed: Mapping[str, int] = field(default_factory=dict)  # with debug: by filter
+    stage_ms: Mapping[str, float] = field(default_factory=dict)  # with debug
+    rules: tuple[str, ...] = ()  # that took effect
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What a viewer has begun, the newest first; a progress of 0 is the next episode."""
+
+    items: tuple[Recommended, ...]
+    freshness: Freshness
+    degraded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why a title is, or is not, on a slate."""
+
+    item: Recommended
+    shown: bool
+    slot: int
+    removed_by: tuple[str, ...]
+    sources: tuple[str, ...]
+    cheap_rank: int  # place after the first stage, from 1; 0: not a candidate
+    rank: int  # place by score, from 1; 0: not ranked
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +288,28 @@ class Client:
         response = self._call(self._admin.DeleteUser, request, timeout_s)
         return _position(response.position)
 
+    def put_rule(self, rule: Rule, *, timeout_s: float | None = None) -> tuple[Rule, Position]:
+        """Sets or changes a rule; as it is now, and where in the log.
+
+        One without an id gets it here, so that a repeated call sets one rule.
+        """
+        rule = rule if rule.rule_id else replace(rule, rule_id=uuid.uuid4().hex)
+        request = admin_pb2.PutRuleRequest(rule=rule_message(rule))
+        response = self._call(self._admin.PutRule, request, timeout_s)
+        return rule_of(response.rule), _position(response.position)
+
+    def delete_rule(
+        self, rule_id: str, reason: str = "", *, timeout_s: float | None = None
+    ) -> Position:
+        """Takes a rule away; where in the log."""
+        request = admin_pb2.DeleteRuleRequest(rule_id=rule_id, reason=reason)
+        return _position(self._call(self._admin.DeleteRule, request, timeout_s).position)
+
+    def list_rules(self, *, timeout_s: float | None = None) -> tuple[Rule, ...]:
+        """The rules that the server knows, in the order of their ids."""
+        response = self._call(self._admin.ListRules, admin_pb2.ListRulesRequest(), timeout_s)
+        return tuple(map(rule_of, response.rules))
+
     def recommend(
         self,
         user_id: str,
@@ -215,6 +325,11 @@ class Client:
         region: str = "",
         exclude_item_ids: Iterable[str] = (),
         genres: Iterable[str] = (),
+        filters: Filters | None = None,
+        item_id: str = "",
+        candidate_item_ids: Iterable[str] = (),
+        serendipity: float | None = None,
+        page_token: str = "",
         debug: bool = False,
         timeout_s: float | None = None,
     ) -> Recommendations:
@@ -223,27 +338,85 @@ class Client:
         With `after` the server waits until the viewer's state includes that event, and
         `freshness.after_included` says whether it does.
         """
-        request = recommender_pb2.RecommendRequest(
-            user_id=user_id,
-            profile_id=profile_id,
-            session_id=session_id,
-            request_id=request_id,
-            count=count,
-            context=events_pb2.Context(
-                device=int(device),  # type: ignore[arg-type]
-                page=int(page),  # type: ignore[arg-type]
-                region=region,
-            ),
-            exclude_item_ids=exclude_item_ids,
-            genres=genres,
-            wait_ms=wait_ms,
-            debug=debug,
+        request = Request(
+            user_id, count, after, wait_ms, profile_id, session_id, request_id, device, page,
+            region, exclude_item_ids, genres, filters, item_id, candidate_item_ids, serendipity,
+            page_token, debug,
+        )  # fmt: skip
+        return self.ask(request, timeout_s=timeout_s)
+
+    def ask(self, request: Request, *, timeout_s: float | None = None) -> Recommendations:
+        """The slate of a request that is kept as a value."""
+        method = self._recommendations.Recommend
+        return _recommendations(self._call(method, request.message(), timeout_s))
+
+    def pages(
+        self, request: Request, *, timeout_s: float | None = None
+    ) -> Iterator[Recommendations]:
+        """Slate after slate without repeats, until there is no more; asked for one by one.
+
+        A `request_id` gets the number of the page behind it, since each page is another request.
+        """
+        for number in count_from(0):
+            name = request.request_id and f"{request.request_id}-{number}"
+            slate = self.ask(replace(request, request_id=name), timeout_s=timeout_s)
+            yield slate
+            if not slate.next_page_token:
+                return
+            request = replace(request, page_token=slate.next_page_token)
+
+    def recommend_batch(
+        self, requests: Iterable[Request], *, timeout_s: float | None = None
+    ) -> tuple[Recommendations | RequestError, ...]:
+        """Up to 64 slates in one call; each is answered or refused on its own, in their order."""
+        batch = recommender_pb2.RecommendBatchRequest(requests=[r.message() for r in requests])
+        response = self._call(self._recommendations.RecommendBatch, batch, timeout_s)
+        return tuple(
+            _recommendations(result.response)
+            if result.HasField("response")
+            else RequestError(result.error.status, result.error.message)
+            for result in response.results
+        )
+
+    def continue_watching(
+        self,
+        user_id: str,
+        *,
+        profile_id: str = "",
+        count: int = 0,
+        after: Position | None = None,
+        wait_ms: int = 0,
+        timeout_s: float | None = None,
+    ) -> Begun:
+        """What the viewer has begun, and the next episode of what was watched; newest first."""
+        request = recommender_pb2.ContinueWatchingRequest(
+            user_id=user_id, profile_id=profile_id, count=count, wait_ms=wait_ms
         )
         if after is not None:
-            request.after.topic = after.topic
-            request.after.partition, request.after.offset = after.partition, after.offset
-        response = self._call(self._recommendations.Recommend, request, timeout_s)
-        return _recommendations(response)
+            request.after.CopyFrom(_position_message(after))
+        response = self._call(self._recommendations.ContinueWatching, request, timeout_s)
+        return Begun(
+            tuple(map(_recommended, response.items)),
+            _freshness(response.freshness),
+            tuple(response.degraded),
+        )
+
+    def explain(
+        self, request: Request, item_id: str, *, timeout_s: float | None = None
+    ) -> Explained:
+        """Why a title is, or is not, on the slate that a request would get now."""
+        asked = recommender_pb2.ExplainRequest(request=request.message(), item_id=item_id)
+        response = self._call(self._recommendations.Explain, asked, timeout_s)
+        return Explained(
+            _recommended(response.item),
+            response.shown,
+            response.slot,
+            tuple(response.removed_by),
+            tuple(response.sources),
+            response.cheap_rank,
+            response.rank,
+            response.summary,
+        )
 
     def similar_items(
         self, item_id: str, *, count: int = 0, timeout_s: float | None = None
@@ -254,10 +427,15 @@ class Client:
         return tuple(map(_recommended, response.items))
 
     def trending(
-        self, *, count: int = 0, genres: Iterable[str] = (), timeout_s: float | None = None
+        self,
+        *,
+        count: int = 0,
+        genres: Iterable[str] = (),
+        region: str = "",
+        timeout_s: float | None = None,
     ) -> tuple[Recommended, ...]:
-        """What is being watched now."""
-        request = recommender_pb2.TrendingRequest(count=count, genres=genres)
+        """What is being watched now, everywhere or in a region."""
+        request = recommender_pb2.TrendingRequest(count=count, genres=genres, region=region)
         response = self._call(self._recommendations.Trending, request, timeout_s)
         return tuple(map(_recommended, response.items))
 
@@ -283,24 +461,39 @@ def _position(message: events_pb2.Position) -> Position:
     return Position(message.topic, message.partition, message.offset)
 
 
+def _position_message(position: Position) -> events_pb2.Position:
+    return events_pb2.Position(
+        topic=position.topic, partition=position.partition, offset=position.offset
+    )
+
+
+def _freshness(message: recommender_pb2.Freshness) -> Freshness:
+    return Freshness(
+        after_included=message.after_included,
+        included=tuple(map(_position, message.included)),
+        state_age_ms=message.state_age_ms,
+        items_age_ms=message.items_age_ms,
+        waited_ms=message.waited_ms,
+    )
+
+
 def _recommendations(response: recommender_pb2.RecommendResponse) -> Recommendations:
-    freshness = response.freshness
     return Recommendations(
         request_id=response.request_id,
         items=tuple(map(_recommended, response.items)),
-        freshness=Freshness(
-            after_included=freshness.after_included,
-            included=tuple(map(_position, freshness.included)),
-            state_age_ms=freshness.state_age_ms,
-            items_age_ms=freshness.items_age_ms,
-            waited_ms=freshness.waited_ms,
-        ),
+        freshness=_freshness(response.freshness),
         degraded=tuple(response.degraded),
         bundle_version=response.bundle_version,
         n_candidates=response.n_candidates,
         decision_context=response.decision_context,
         policy=response.policy,
         model_sequence=response.model_sequence,
+        next_page_token=response.next_page_token,
+        cached=response.cached,
+        cached_age_ms=response.cached_age_ms,
+        removed=dict(response.removed),
+        stage_ms=dict(response.stage_ms),
+        rules=tuple(response.rules),
     )
 
 
@@ -320,4 +513,8 @@ def _recommended(item: recommender_pb2.RecommendedItem) -> Recommended:
         posterior_mean=item.posterior_mean,
         posterior_weight=item.posterior_weight,
         click_probability=item.click_probability,
+        reason_kind=item.reason_kind,
+        contributions=dict(item.contributions),
+        progress=item.progress,
+        rule_id=item.rule_id,
     )

@@ -1,144 +1,80 @@
-"""Answers requests: retrieve -> hydrate -> filter -> score -> select.
+"""Answers requests: retrieve -> filter -> narrow -> hydrate -> score -> select.
 
     retrieve   sources offer candidates: neighbours of the viewer's last titles, factors, lists
-    hydrate    a row of features for each candidate, the very function that training uses
     filter     not what the viewer has watched, what is excluded, of other genres, not out yet
-    score      the bundle's trees
-    select     each slot to an arm (serving/selection), the arm's best candidate into it, with its
-               source, cause and reason, and with the chances that it had
+    narrow     a first look at all of them: the best go on, and some of every source
+    hydrate    a row of features for each that is left, the very function that training uses
+    score      the bundle's trees, and what is learnt from outcomes as far as the bundle lets it
+    select     each slot to an arm, the arm's best candidate into it, with the chances that it had
 
 Everything is computed at the request from the viewer's row and the mirror as they are: the last
 event is in it. One thread at a time; arrays are made once and used again.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features import item_row
-from features.compiled import Rows
-from features.decision_context import CONTEXT_NAMES, context_of
-from features.ranking import ALS, RANKING_COLUMNS, assemble
+from features.decision_context import CONTEXT_NAMES
+from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
-from features.store import USERS
-from features.viewing_state import REJECTED
-from features.vocabulary import ARM_NAMES, Arm, genre_mask
+from features.vocabulary import Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
+from serving.explaining import Explainer, with_contributions
+from serving.filtering.filter import Filter, FilterConfig
+from serving.knowledge import Knowledge, Mirror
+from serving.learned import Learned
 from serving.overlay import Overlay
-from serving.retrieval.base import (
-    NO_CAUSE,
-    WORDS,
-    Candidates,
-    Quotas,
-    Source,
-    allow,
-    best_allowed,
+from serving.presentation import Offer, Presentation
+from serving.ranking.scoring import Scores, Scoring
+from serving.request import Request
+from serving.retrieval.base import MOST_CANDIDATES, Candidates, Quotas, Source
+from serving.retrieval.regional import RegionCharts
+from serving.retrieval.retrieval import Retrieval, lead
+from serving.retrieval.trending import Trending
+from serving.rules.book import RuleBook
+from serving.selection.config import SelectionConfig
+from serving.selection.explorer import Explorer, Plan
+from serving.selection.selection import Selection
+from serving.shelf import Shelf
+from serving.slate import (
+    MAX_COUNT,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    UnknownItemError,
+    Viewer,
 )
-from serving.retrieval.covisitation import Covisitation
-from serving.retrieval.faiss_index import FoldIn
-from serving.retrieval.trending import (
-    NEW,
-    TOTAL,
-    TRENDING_1D,
-    TRENDING_6H,
-    WEEK,
-    HotLists,
-    Trending,
-)
-from serving.selection.explorer import Explorer, Plan, certain_plan
-from serving.slate import MAX_COUNT, Query, Slate, SlateItem, UnknownItemError, Viewer
 
-NO_BUNDLE: Final = "bundle"  # as named in `degraded`
+NO_BUNDLE, OVERLOAD = "bundle", "overload"  # as named in `degraded`
+CHARTS_ALONE: Final = 2  # a load level
 
 REFRESH_MS: Final = 10_000
-N_CHARTED: Final = 400  # places of the charts for a viewer of whom nothing is known
 MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
 
 _TREND_1D = item_row.NAMES.index("item_trend_1d")
-_TREND_3D = item_row.NAMES.index("item_trend_3d")
-_TOTAL = item_row.NAMES.index("item_engaged_total")
-_TREND_COLUMN = RANKING_COLUMNS.index("item_trend_1d")
 
 Floats = NDArray[np.float32]
-Slots = NDArray[np.int64]
-
-
-class Mirror(Protocol):
-    """The matrix of titles' features; `serving.mirror.ItemMirror` is one."""
-
-    values: Floats  # (n_items, item_row.N_COLUMNS), in the order of the catalogue table
-
-
-@dataclass(frozen=True, slots=True)
-class Learned:
-    """A bundle over a catalogue: its rows mapped to slots, once."""
-
-    bundle: Bundle
-    slots: Slots  # (n_rows,) of the bundle's rows, -1 where the catalogue has no such title
-    factors: Floats  # (n_items, n_factors), zero where the bundle has no such title
-    has_factors: NDArray[np.bool_]  # (n_items,)
-    fold_in: FoldIn
-    covisitation: Covisitation
-
-    @classmethod
-    def of(cls, bundle: Bundle, table: CatalogueTable) -> "Learned":
-        """The mapping; O(titles)."""
-        models = bundle.models
-        slots = table.slots_of(models.ids)
-        known = slots >= 0
-        factors = np.zeros((len(table), models.factors.shape[1]), np.float32)
-        factors[slots[known]] = models.factors[known]
-        has_factors = np.zeros(len(table), np.bool_)
-        has_factors[slots[known]] = True
-        return cls(
-            bundle,
-            slots,
-            factors,
-            has_factors,
-            FoldIn(models.factors, models.confidence, models.regularisation),
-            Covisitation(models, slots, len(table)),
-        )
-
-
-CERTAINLY: Final = (ARM_NAMES[Arm.RANKER], 1.0)
-
-
-class Told(NamedTuple):
-    """What an answer says of the slot at place `k` of a plan, in the order of SlateItem."""
-
-    plan: Plan
-    k: int
-    features: Floats
-    click_probability: float
-
-    def of_arm(self) -> tuple[str, float]:
-        """The arm, and its propensity."""
-        return ARM_NAMES[self.plan.arms[self.k]], self.plan.propensities[self.k]
-
-    def of_item(self) -> tuple[Floats, float, float, float, float]:
-        """Features, propensity of the title, mean and weight of what is believed, clicks."""
-        plan, arm = self.plan, self.plan.arms[self.k]
-        belief = plan.belief
-        mean, weight = (0.0, 0.0) if belief is None else (belief.means[arm], belief.weights[arm])
-        chance = plan.item_propensities[self.k]
-        return self.features, chance, float(mean), float(weight), self.click_probability
 
 
 @dataclass(slots=True)
-class Request:
-    """What the stages know of one request."""
+class Load:
+    """How much of the whole can be afforded now; `serving.guard.overload.LoadLevel` is one too."""
 
-    row: Rows  # (1,) USER_ROW
-    now_ms: int
-    count: int
-    wanted_genres: int  # a mask; 0: any
-    history: Slots  # (N_TITLES,) catalogue slots of the viewer's titles, newest first, or -1
-    hot: HotLists
-    factors: Floats | None = None  # of the viewer; None where no title of theirs has any
+    level: int = 0  # 0 all, 1 fewer candidates, from 2 on the charts alone
+
+
+class HasLevel(Protocol):
+    """What has a load level."""
+
+    level: int
 
 
 class Recommender:
@@ -157,350 +93,338 @@ class Recommender:
         refresh_ms: int = REFRESH_MS,
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
+        regions: RegionCharts | None = None,
+        load: HasLevel | None = None,
+        budget_s: float = float("inf"),
+        filters: FilterConfig | None = None,
+        selection: SelectionConfig | None = None,
     ) -> None:
-        self._table = table
-        self._mirror = mirror
-        self._quotas = quotas or Quotas()
-        self._learned = None if bundle is None else Learned.of(bundle, table)
+        """`regions` has charts of regions; a request gives its sources at most `budget_s`.
+
+        `load` says at each request how much is to be left out. Without `selection` slates are the
+        best by score.
+        """
+        quotas = quotas or Quotas()
+        learned = None if bundle is None else Learned.of(bundle, table)
+        trending = Trending(table, refresh_ms)
+        self._knowledge = Knowledge(table, mirror, trending, learned, overlay, regions=regions)
+        self._budget_s = budget_s
+        self._load: HasLevel = load or Load()
+        self._quotas = quotas
         self._explorer = explorer
-        self._overlay = overlay
-        self._trending = Trending(len(table), refresh_ms)
-        self._charted: HotLists | None = None
-        self._in_turn: NDArray[np.int64] = np.empty(0, np.int64)
-        self._candidates = Candidates(len(table), self._quotas.total + MIN_CANDIDATES)
-        self._blocked = np.zeros(len(table), np.bool_)
-        self._allowed = np.zeros(self._candidates.capacity, np.bool_)
-        self._stages: tuple[Callable[[Request], None], ...] = (
-            self._retrieve,
-            self._hydrate,
-            self._filter,
-        )
+        self._filters = filters
+        self._selection_config = selection
         self._feature_version = feature_version()
+        self._make_stages()
+        self.shelf = Shelf(self._knowledge, self._make_stages)
+
+    def _make_stages(self) -> None:
+        """The stages, and their arrays by slot: anew for a bigger table."""
+        known, quotas = self._knowledge, self._quotas
+        capacity = min(quotas.total, MOST_CANDIDATES) + MIN_CANDIDATES
+        self._candidates = Candidates(len(known.table), capacity)
+        self._retrieval = Retrieval(known, quotas, capacity)
+        self._filter = Filter(known, self._filters)
+        self._scoring = Scoring(known)
+        self._selection = Selection(known, self._explorer, self._selection_config)
+        self._presentation = Presentation(known.table)
+        self._explainer = Explainer(
+            known,
+            self._candidates,
+            self._retrieval,
+            self._filter,
+            self._scoring,
+            self._presentation,
+        )
 
     def use(self, bundle: Bundle | None) -> None:
         """Answers from another bundle from the next request on."""
-        self._learned = None if bundle is None else Learned.of(bundle, self._table)
+        table = self._knowledge.table
+        self._knowledge.learned = None if bundle is None else Learned.of(bundle, table)
 
     @property
     def bundle_version(self) -> str:
         """Of the bundle in use; empty without one."""
-        return "" if self._learned is None else self._learned.bundle.version
+        learned = self._knowledge.learned
+        return "" if learned is None else learned.bundle.version
 
     def trial(self, bundle: Bundle) -> "Recommender":
         """Another one over the same catalogue and mirror, to try a bundle in another thread."""
-        return Recommender(self._table, self._mirror, bundle, quotas=self._quotas)
+        return Recommender(
+            self._knowledge.table, self._knowledge.mirror, bundle, quotas=self._quotas
+        )
 
     def adopt(self, trial: "Recommender") -> None:
-        """Answers from the bundle of a trial from the next request on. O(1)."""
-        self._learned = trial._learned
+        """Answers from the bundle of a trial from the next request on.
+
+        O(1), but for a catalogue that outgrew its room, or got titles of the bundle, meanwhile.
+        """
+        theirs, own = trial._knowledge, self._knowledge
+        learned = theirs.learned
+        is_current = theirs.table is own.table
+        if learned is None or (is_current and not learned.is_behind(own.table)):
+            own.learned = learned
+        else:
+            self.use(learned.bundle)
 
     def use_overlay(self, overlay: Overlay) -> None:
         """Believes what was learnt from outcomes, from the next request on."""
-        self._overlay = overlay
+        self._knowledge.overlay = overlay
+
+    def use_rules(self, book: RuleBook) -> None:
+        """Goes by other rules, from the next request on."""
+        self._knowledge.rules = book
+
+    def edge_after_ms(self, at_ms: int) -> int:
+        """The next moment at which what may be shown changes by itself, as far as is known."""
+        return self._filter.edge_after_ms(at_ms)
+
+    def has_rules_for(self, user_id: str) -> bool:
+        """Whether some rule is for this account alone: then its slates are nobody else's."""
+        return self._knowledge.rules.speaks_of(user_id)
+
+    def keep(self, now_ms: int) -> None:
+        """Makes the charts anew; for a thread that does so again and again.
+
+        From the first call on no request makes them.
+        """
+        trending = self._knowledge.trending  # before the values, which are swapped before it
+        trending.refresh(self._knowledge.mirror.values, now_ms)
+        trending.is_kept = True
+
+    def keep_wanted(self, now_ms: int) -> None:
+        """Works out what requests asked for and went without; for the same thread."""
+        known = self._knowledge
+        known.content.work_out_wanted()
+        if known.regions is not None:
+            known.regions.refresh(known.table, now_ms)
+
+    def wake_by(self, wake: Callable[[], None]) -> None:
+        """Who is to be told when there is something for `keep_wanted`."""
+        known = self._knowledge
+        known.content.wake = wake
+        if known.regions is not None:
+            known.regions.wake = wake
 
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         """A slate of `query.count` titles, fewer only when the catalogue has no more to show."""
-        excluded = self._block(query.exclude_item_ids)
+        request = self._begin(query, viewer, now_ms)
         try:
-            request = self._request(query, viewer, now_ms)
-            if viewer.row is None or self._learned is None:
-                return self._fall_back(request, viewer)
-            self._find(request)
-            return self._select(request, self._score(), Arm.RANKER, viewer.degraded)
+            return self._decide(request, viewer)
         finally:
-            self._clear(excluded)
+            self._end()
+
+    def warm_up(self, now_ms: int) -> None:
+        """Has compiled what only requests with many candidates come to."""
+        request = self._begin(Query("warm-up", count=1), Viewer(None), now_ms)
+        try:
+            self._retrieval.gather_charts(request, self._candidates)
+            self._scoring.narrow(request, self._candidates, least=1)
+        finally:
+            self._end()
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        """Why a title is, or is not, on the slate of a query. Raises UnknownItemError."""
+        slot = self._knowledge.table.slot_of(item_id)
+        if slot is None:
+            raise UnknownItemError(item_id)
+        request = self._begin(replace(query, debug=True), viewer, now_ms)
+        request.deadline_s = float("inf")  # whoever asks why waits for all sources
+        try:
+            slate = self._decide(request, viewer)
+            return self._explainer.explain(request, slate, slot, is_known=self._is_known(viewer))
+        finally:
+            self._end()
 
     def candidates(self, viewer: Viewer, now_ms: int) -> tuple[NDArray[np.int32], Floats]:
         """What a request would have to order: `(n,)` slots and `(n, n_columns)` features, copied.
 
         For training examples.
         """
+        request = self._begin(Query(""), viewer, now_ms)
         try:
-            self._find(self._request(Query(""), viewer, now_ms))
+            self._find(request)
             n = self._candidates.n
             return self._candidates.slots[:n].copy(), self._candidates.features[:n].copy()
         finally:
-            self._clear([])
+            self._end()
+
+    def offers(self, query: Query, viewer: Viewer, now_ms: int) -> list[Offer]:
+        """What each source brings for a request, that may be shown; to look into it."""
+        request = self._begin(query, viewer, now_ms)
+        try:
+            found = self._candidates
+            if viewer.row is None or self._knowledge.learned is None:
+                self._retrieval.gather_charts(request, found)
+                self._sift(request)
+            else:
+                self._find(request)
+            return [self._presentation.offer(found, place) for place in range(found.n)]
+        finally:
+            self._end()
 
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
-        """Titles that go with a title: first by co-visitation, then by factors."""
-        slot = self._table.slot_of(item_id)
+        """Titles that go with a title: by co-visitation, by factors, then by what they are.
+
+        The score is the cosine of what they are.
+        """
+        table = self._knowledge.table
+        slot = table.slot_of(item_id)
         if slot is None:
             raise UnknownItemError(item_id)
-        if self._learned is None:
-            return ()
-        neighbours, cosines = self._learned.covisitation.neighbours_of(slot)
-        found = {
-            int(k): (float(c), Source.COVISITATION)
-            for k, c in zip(neighbours, cosines, strict=True)
-        }
-        for k, product in self._alike(self._learned, slot, count + len(found) + 1):
-            found.setdefault(k, (product, Source.FOR_YOU))
-        found.pop(slot, None)
+        found = self._retrieval.alike(slot, count)
+        cosines = table.contents[[other for other, _ in found]] @ table.contents[slot]
         return tuple(
-            replace(self._item(k, score, source), arm="similar", reason="")
-            for k, (score, source) in list(found.items())[:count]
+            self._presentation.alike(other, cosine, source)
+            for (other, source), cosine in zip(found, cosines.tolist(), strict=True)
         )
 
-    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
-        """What is being watched now, by the one-day trend, of one of `genres` if there are any."""
-        trend = np.ascontiguousarray(self._mirror.values[:, _TREND_1D])
-        slots = self._best(trend, count, USERS.empty, genre_mask(genres), _ALWAYS_MS)
-        shown = [int(slot) for slot in slots if trend[slot] > 0]
-        return tuple(self._item(slot, float(trend[slot]), Source.TRENDING) for slot in shown)
+    def continue_watching(
+        self, viewer: Viewer, count: int, now_ms: int, query: Query | None = None
+    ) -> tuple[SlateItem, ...]:
+        """What the viewer has begun, and what comes after what was watched; newest first.
 
-    def _request(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
-        row = USERS.empty if viewer.row is None else viewer.row
-        titles = row["viewing"]["titles"][0]
-        history = self._table.slots_of(np.ascontiguousarray(titles["item"]))
-        return Request(
-            row,
-            now_ms,
-            query.count,
-            genre_mask(query.genres),
-            history,
-            self._trending.lists(self._mirror.values, now_ms),
+        Only what the query lets pass, if there is one.
+        """
+        request = self._begin(query or Query(""), viewer, now_ms)
+        try:
+            found = self._candidates
+            going_on = {title.slot: title for title in self._retrieval.gather_begun(request, found)}
+            self._filter.apply(request, found)
+            slots = found.slots[: min(found.n, count)].tolist()
+            return tuple(self._presentation.begun(going_on[slot]) for slot in slots)
+        finally:
+            self._end()
+
+    def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
+        """What is being watched now, of the genres of a query if any.
+
+        First what its region watches, if that is known, then by the one-day trend.
+        """
+        trend = np.ascontiguousarray(self._knowledge.mirror.values[:, _TREND_1D])
+        request = self._begin(query, Viewer(None), now_ms)
+        found = self._candidates
+        try:
+            found.offer(self._retrieval.regional(request), query.count, Source.REGION)
+            self._filter.apply(request, found)
+            regional = found.slots[: min(found.n, query.count)].tolist()
+            rest = self._filter.best(request, trend, query.count - len(regional), found.places)
+        finally:
+            self._end()
+        return tuple(
+            self._presentation.listed(slot, float(trend[slot]), source)
+            for slots, source in ((regional, Source.REGION), (rest.tolist(), Source.TRENDING))
+            for slot in slots
+            if trend[slot] > 0 or source == Source.REGION
         )
+
+    def _is_known(self, viewer: Viewer) -> bool:
+        """Whether a slate is ranked for the viewer, rather than taken from the charts."""
+        return viewer.row is not None and self._knowledge.learned is not None
+
+    def _decide(self, request: Request, viewer: Viewer) -> Slate:
+        """The slate; candidates stay as they are."""
+        if not self._is_known(viewer) or request.load_level >= CHARTS_ALONE:
+            return self._fall_back(request, viewer)
+        found, since_s = self._candidates, time.perf_counter()
+        self._filter.admit_pins(request, found)
+        self._retrieval.gather(request, found)
+        since_s = request.note("retrieve", since_s)
+        self._filter_out(request)
+        since_s = request.note("filter", since_s)
+        self._retrieval.describe(request, found, 0, found.n)
+        request.n_candidates = found.n
+        self._scoring.narrow(request, found)
+        since_s = request.note("narrow", since_s)
+        self._scoring.hydrate(request, found)
+        since_s = request.note("hydrate", since_s)
+        scores = self._scoring.score(found)
+        lead(found, scores)
+        since_s = request.note("score", since_s)
+        slate = self._select(request, scores, Arm.RANKER, viewer.degraded)
+        request.note("select", since_s)
+        return slate
+
+    def _begin(self, query: Query, viewer: Viewer, now_ms: int) -> Request:
+        known = self._knowledge
+        request = Request.of(query, viewer, now_ms, known.table, known.hot(now_ms))
+        request.deadline_s = time.perf_counter() + self._budget_s
+        request.load_level = self._load.level
+        self._filter.begin(request)
+        return request
+
+    def _end(self) -> None:
+        """Leaves nothing of a request behind."""
+        self._candidates.clear()
+        self._filter.end()
+        self._retrieval.end()
 
     def _find(self, request: Request) -> None:
-        """The stages up to the score."""
-        for stage in self._stages:
-            stage(request)
+        """The stages up to the score, for a viewer of whom something is known."""
+        self._filter.admit_pins(request, self._candidates)
+        self._retrieval.gather(request, self._candidates)
+        self._sift(request)
 
-    def _retrieve(self, request: Request) -> None:
-        """Asks the sources; those with a cause first."""
-        learned, quotas = self._learned, self._quotas
-        offer, hot = self._candidates.offer, request.hot.lists
-        if learned is not None:
-            liked = self._liked(request)
-            learned.covisitation.gather(liked)
-            offer(learned.covisitation.by_share(), quotas.covisitation, Source.COVISITATION)
-            offer(learned.covisitation.by_cosine(), quotas.covisitation_cosine, Source.COVISITATION)
-            request.factors = self._fold_in(learned, liked)
-            if request.factors is not None:
-                rows = learned.bundle.index.search(request.factors, quotas.for_you)
-                slots = learned.slots[rows]
-                offer(slots[slots >= 0], quotas.for_you, Source.FOR_YOU)
-        offer(hot[TRENDING_6H], quotas.trending_6h, Source.TRENDING)
-        offer(hot[TRENDING_1D], quotas.trending_1d, Source.TRENDING)
-        offer(hot[WEEK], quotas.week, Source.WEEK)
-        offer(hot[NEW], quotas.new, Source.NEW)
-        offer(hot[TOTAL], quotas.popular, Source.POPULAR)
-
-    def _liked(self, request: Request) -> Slots:
-        """The viewer's titles, newest first, without those that were rejected."""
-        states = request.row["viewing"]["titles"]["state"][0]
-        liked: Slots = request.history[(request.history >= 0) & (states != REJECTED)]
-        return liked
-
-    def _fold_in(self, learned: Learned, liked: Slots) -> Floats | None:
-        known = liked[learned.has_factors[liked]]
-        return learned.fold_in.viewer(learned.factors[known]) if len(known) else None
-
-    def _hydrate(self, request: Request, start: int = 0, stop: int | None = None) -> None:
-        """Features of the candidates from place `start` on, or of those up to `stop`."""
-        found, learned = self._candidates, self._learned
-        stop = found.n if stop is None else stop
-        slots, scores = found.slots[start:stop], found.scores[start:stop]
-        if learned is not None:
-            learned.covisitation.describe(slots, scores, found.causes[start:stop])
-            if request.factors is not None:
-                scores[:, ALS] = learned.factors[slots] @ request.factors
-        assemble(
-            request.row[0],
-            request.now_ms,
-            request.history,
-            slots,
-            scores,
-            self._mirror.values,
-            request.hot.standings,
-            self._table.facts,
-            0 if learned is None else learned.bundle.models.latest_year,
-            found.features[start:stop],
-        )
-
-    def _filter(self, request: Request) -> None:
-        """Leaves what may be shown; fills up from the whole catalogue where little is left."""
+    def _filter_out(self, request: Request) -> None:
+        """Leaves what may be shown, and fills up where that is little."""
         found = self._candidates
-        n = found.n
-        allow(
-            found.slots[:n],
-            request.row["viewing"][0],
-            self._table.ids,
-            self._table.genres,
-            self._table.available_from_ms,
-            self._blocked,
-            request.wanted_genres,
-            request.now_ms,
-            self._allowed[:n],
-        )
-        found.keep(self._allowed[:n])
-        wanted = max(request.count, MIN_CANDIDATES)
-        if found.n < wanted:
-            start = found.n
-            popular = self._popularity()
-            missing = self._best(
-                popular, wanted - start, request.row, request.wanted_genres, request.now_ms
-            )
-            found.offer(missing, len(missing), Source.POPULAR)
-            self._hydrate(request, start)
+        self._filter.apply(request, found)
+        self._filter.refill(request, found, max(request.query.count + 1, MIN_CANDIDATES))
 
-    def _score(self) -> NDArray[np.float64]:
-        """A score for each candidate; by the one-day trend where there is no ranker."""
-        features = self._candidates.features[: self._candidates.n]
-        ranker = None if self._learned is None else self._learned.bundle.ranker
-        if ranker is None or not len(features):
-            return features[:, _TREND_COLUMN].astype(np.float64)
-        return ranker.score(features)
+    def _sift(self, request: Request) -> None:
+        """From candidates to hydrated candidates that may be shown, all of them."""
+        found = self._candidates
+        self._filter_out(request)
+        self._retrieval.describe(request, found, 0, found.n)
+        request.n_candidates = found.n
+        self._scoring.hydrate(request, found)
 
     def _select(
-        self, request: Request, scores: NDArray[np.float64], base: Arm, degraded: tuple[str, ...]
+        self, request: Request, scores: Scores, base: Arm, degraded: tuple[str, ...]
     ) -> Slate:
-        """A slate of the candidates; equal ones stand in the order of their sources."""
-        found, overlay = self._candidates, self._overlay
-        order = np.argsort(-scores, kind="stable")
-        plan = self._plan(request, order, base, overlay)
-        features = found.features[plan.places]
-        clicks = self._click_probabilities(features, overlay)
-        items = tuple(
-            self._item(
-                int(found.slots[place]),
-                float(scores[place]),
-                Source(int(found.primary[place])),
-                int(found.causes[place]),
-                Told(plan, k, features[k], clicks[k]),
-            )
-            for k, place in enumerate(plan.places)
-        )
+        """The slate."""
+        found = self._candidates
+        self._filter.boost(request, found)
+        plan = self._selection.choose(request, found, scores, base)
+        return self._slate(request, plan, scores, degraded)
+
+    def _slate(
+        self, request: Request, plan: Plan, scores: Scores, degraded: tuple[str, ...]
+    ) -> Slate:
+        found, known = self._candidates, self._knowledge
+        places = plan.places
+        clicks = self._scoring.click_probabilities(found.features[places], scores[places])
+        learned, overlay = known.learned, known.overlay
+        items = self._presentation.items(plan, found, scores, clicks, request.rule_of)
+        if request.query.debug:
+            items = with_contributions(known, items)
         return Slate(
             items,
-            "" if self._learned is None else self._learned.bundle.version,
+            "" if learned is None else learned.bundle.version,
             self._feature_version,
-            found.n,
-            degraded,
+            request.n_candidates,
+            (*degraded, *request.degraded),
             RANKING_COLUMNS,
             CONTEXT_NAMES[plan.context],
             "" if overlay is None else overlay.beliefs.policy.name,
             0 if overlay is None else overlay.sequence,
+            removed=request.removed,
+            stage_ms=request.stage_ms,
+            rules=request.rules,
+            has_more=found.n > len(plan.places),
         )
-
-    def _plan(
-        self, request: Request, order: NDArray[np.int64], base: Arm, overlay: Overlay | None
-    ) -> Plan:
-        row, now_ms = request.row[0], request.now_ms
-        if self._explorer is None or overlay is None or not self._candidates.n:
-            return certain_plan(order, request.count, base, context_of(row, now_ms))
-        return self._explorer.plan(
-            overlay.beliefs, row, now_ms, self._candidates, self._table.ids, order, request.count,
-            base,
-        )  # fmt: skip
-
-    @staticmethod
-    def _click_probabilities(features: Floats, overlay: Overlay | None) -> list[float]:
-        if overlay is None or overlay.clicks is None:
-            return [0.0] * len(features)
-        probabilities: list[float] = overlay.clicks.click_probabilities(features).tolist()
-        return probabilities
 
     def _fall_back(self, request: Request, viewer: Viewer) -> Slate:
         """What is trending, for viewers of whom nothing is known and for want of a bundle.
 
         The lists take turns, so that a slate has what is hot now, this week and ever.
         """
-        degraded = viewer.degraded if self._learned else (*viewer.degraded, NO_BUNDLE)
-        found, in_turn = self._candidates, self._charts(request.hot)
-        found.offer(in_turn, len(in_turn), Source.TRENDING)
-        self._filter(request)
-        self._hydrate(request)
+        has_bundle = self._knowledge.learned is not None
+        degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
+        if self._is_known(viewer):
+            degraded = (*degraded, OVERLOAD)
+        found = self._candidates
+        self._filter.admit_pins(request, found)
+        self._retrieval.gather_charts(request, found)
+        self._sift(request)
         return self._select(request, -np.arange(found.n, dtype=np.float64), Arm.TRENDING, degraded)
-
-    def _charts(self, hot: HotLists) -> NDArray[np.int64]:
-        """The head of the lists, taking turns; made once for each version of them."""
-        if self._charted is not hot:
-            lists = [hot.lists[k] for k in (TRENDING_1D, WEEK, TRENDING_6H, TOTAL)]
-            self._charted, self._in_turn = hot, taking_turns(lists)[:N_CHARTED]
-        return self._in_turn
-
-    def _item(
-        self,
-        slot: int,
-        score: float,
-        source: Source,
-        cause: int = NO_CAUSE,
-        told: Told | None = None,
-    ) -> SlateItem:
-        table, words = self._table, WORDS[source]
-        if source != Source.COVISITATION:
-            cause = NO_CAUSE
-        title = "" if cause == NO_CAUSE else table.titles[cause]
-        return SlateItem(
-            table.item_ids[slot],
-            table.titles[slot],
-            score,
-            words.name,
-            *(CERTAINLY if told is None else told.of_arm()),
-            "" if cause == NO_CAUSE else table.item_ids[cause],
-            title,
-            words.reason.format(cause=title),
-            *(() if told is None else told.of_item()),
-        )
-
-    def _popularity(self) -> Floats:
-        """`(n_items,) float32` order of the whole catalogue: trend, then total, then newness."""
-        values = self._mirror.values
-        order: Floats = values[:, _TREND_3D] + np.float32(1e-3) * values[:, _TOTAL]
-        order += np.float32(1e-8) * self._table.years
-        return order
-
-    def _best(
-        self, order_by: Floats, wanted: int, row: Rows, wanted_genres: int, now_ms: int
-    ) -> NDArray[np.int32]:
-        best: NDArray[np.int32] = best_allowed(
-            order_by,
-            wanted,
-            self._candidates.places,
-            row["viewing"][0],
-            self._table.ids,
-            self._table.genres,
-            self._table.available_from_ms,
-            self._blocked,
-            wanted_genres,
-            now_ms,
-        )
-        return best
-
-    def _alike(self, learned: Learned, slot: int, n: int) -> list[tuple[int, float]]:
-        """Slots of the titles whose factors go best with those of one, and the products."""
-        if not learned.has_factors[slot]:
-            return []
-        vector = learned.factors[slot]
-        slots = learned.slots[learned.bundle.index.search(vector, n)]
-        slots = slots[slots >= 0]
-        return list(zip(slots.tolist(), (learned.factors[slots] @ vector).tolist(), strict=True))
-
-    def _block(self, item_ids: tuple[str, ...]) -> list[int]:
-        """Marks titles as excluded from this request; their slots."""
-        slots = [slot for id_ in item_ids if (slot := self._table.slot_of(id_)) is not None]
-        self._blocked[slots] = True
-        return slots
-
-    def _clear(self, blocked: list[int]) -> None:
-        """Leaves nothing of a request behind."""
-        self._blocked[blocked] = False
-        self._candidates.clear()
-        if self._learned is not None:
-            self._learned.covisitation.clear()
-
-
-_ALWAYS_MS: Final[Any] = np.iinfo(np.int64).max
-
-
-def taking_turns(lists: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
-    """The first of each list, then the second of each, and so on. O(elements).
-
-    >>> taking_turns([np.array([1, 2, 3]), np.array([7])])
-    array([1, 7, 2, 3])
-    """
-    turns = np.concatenate([np.arange(len(found)) for found in lists])
-    elements = np.concatenate([np.asarray(found, np.int64) for found in lists])
-    return elements[np.argsort(turns, kind="stable")]

@@ -8,16 +8,17 @@ drain       health says NOT_SERVING; calls that run are finished, new ones go el
 import asyncio
 import contextlib
 import signal
+import ssl
 import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from headrace.v1 import admin_pb2, ingest_pb2, recommender_pb2
 from headrace.v1.admin_pb2_grpc import add_AdminServiceServicer_to_server
 from headrace.v1.ingest_pb2_grpc import add_IngestServiceServicer_to_server
@@ -30,6 +31,8 @@ from serving.guard.interceptor import GuardInterceptor
 from serving.guard.keys import KeyFile
 from serving.guard.overload import DelayControl, LoadLevel
 from serving.guard.probe import QueueProbe
+from serving.handlers import add_service
+from serving.lean.server import LeanServer
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
 
@@ -105,6 +108,45 @@ def guard_of(settings: ServingSettings) -> Guard:
     )
 
 
+def tls_context(settings: ServingSettings, files: CertificateFiles) -> ssl.SSLContext:
+    """The same for a socket of Python's own. Raises OSError."""
+    files.read()
+    current = _context(settings)
+
+    def renew(connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        nonlocal current
+        if files.renewed() is not None:
+            current = _context(settings)
+        connection.context = current
+
+    current.sni_callback = renew
+    return current
+
+
+def _context(settings: ServingSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(str(settings.tls_cert), str(settings.tls_key))
+    if settings.tls_client_ca is not None:
+        context.load_verify_locations(str(settings.tls_client_ca))
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+class Listens(Protocol):
+    """Another port of the same server; `serving.http.listener.HttpListener` is one."""
+
+    async def start(self) -> int:
+        """Listens and returns the port. Raises OSError where it cannot."""
+
+    def mark_ready(self, *, is_ready: bool) -> None:
+        """What it says of the server."""
+
+    async def drain(self) -> None:
+        """Lets running calls finish, and ends."""
+
+
 class Server:
     """One gRPC server; made, started and stopped in one event loop."""
 
@@ -118,6 +160,7 @@ class Server:
     ) -> None:
         self._settings = settings
         self.guard = guard or guard_of(settings)
+        self._http = _json_door(settings, ingest, recommendations, self.guard)
         self._probe = QueueProbe(_delay_control(settings, self.guard.load), PROBED)
         watchful = GuardInterceptor(
             self.guard,
@@ -125,23 +168,25 @@ class Server:
             idle_s=settings.stream_idle_s,
             max_silent=settings.max_concurrent,
         )
-        self._server: Any = grpc.aio.server(
+        make: Any = LeanServer if settings.transport == "lean" else grpc.aio.server
+        self._server: Any = make(
             interceptors=[watchful, StatusInterceptor()], options=channel_options(settings)
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._cleanup = ExitStack()
-        add_IngestServiceServicer_to_server(ingest, self._server)  # type: ignore[no-untyped-call]
-        add_RecommendationServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            recommendations, self._server
-        )
+        add_service(add_RecommendationServiceServicer_to_server, recommendations, self._server)
+        add_service(add_IngestServiceServicer_to_server, ingest, self._server)
         if admin is not None:
-            add_AdminServiceServicer_to_server(admin, self._server)  # type: ignore[no-untyped-call]
+            add_service(add_AdminServiceServicer_to_server, admin, self._server)
         self._health: Any = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.has_reflection:
             admins = () if admin is None else (ADMIN,)
             names = (INGEST, RECOMMENDATIONS, *admins, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                reflection.aio.ReflectionServicer(names),  # type: ignore[attr-defined]
+                self._server,
+            )
 
     async def start(self) -> int:
         """Listens and returns the port. Raises OSError where it cannot."""
@@ -155,8 +200,10 @@ class Server:
             self._cleanup.close()
             raise
         await self._server.start()
+        if self._http is not None:
+            await self._http.start()
         self._tasks = [
-            asyncio.create_task(self._probe.run(own_address)),
+            asyncio.create_task(self._measure_delay(own_address)),
             asyncio.create_task(self._keep_keys_current()),
         ]
         log.info("server_listens", host=self._settings.host, port=port)
@@ -165,17 +212,31 @@ class Server:
     async def mark_ready(self) -> None:
         """Tells that everything is loaded and warm."""
         await self._tell(health_pb2.HealthCheckResponse.SERVING)
+        if self._http is not None:
+            self._http.mark_ready(is_ready=True)
 
     async def drain(self) -> None:
         """Turns new calls away, lets running ones finish within the grace, and stops."""
         log.info("server_drains", grace_s=self._settings.drain_grace_s)
         await self._health.enter_graceful_shutdown()
+        if self._http is not None:
+            self._http.mark_ready(is_ready=False)
         await asyncio.sleep(self._settings.drain_notice_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.stop(self._settings.drain_grace_s)
+        ending = [self._server.stop(self._settings.drain_grace_s)]
+        if self._http is not None:
+            ending.append(self._http.drain())
+        await asyncio.gather(*ending)
         self._cleanup.close()
+
+    async def _measure_delay(self, own_address: str) -> None:
+        """How long calls wait: in gRPC's queue, or in the event loop where there is no other."""
+        if isinstance(self._server, LeanServer):
+            await self._probe.watch_loop()
+        else:
+            await self._probe.run(own_address)
 
     async def _keep_keys_current(self) -> None:
         while True:
@@ -185,11 +246,14 @@ class Server:
     def _listen(self, own_address: str) -> int:
         address, credentials = self._settings.address, server_credentials(self._settings)
         try:
-            port: int = (
-                self._server.add_insecure_port(address)
-                if credentials is None
-                else self._server.add_secure_port(address, credentials)
-            )
+            if credentials is None:
+                port: int = self._server.add_insecure_port(address)
+            elif isinstance(self._server, LeanServer):
+                files = CertificateFiles.of(self._settings)
+                assert files is not None  # noqa: S101 (there are credentials)
+                port = self._server.add_tls_port(address, tls_context(self._settings, files))
+            else:
+                port = self._server.add_secure_port(address, credentials)
             self._server.add_insecure_port(own_address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: is the port taken?") from error
@@ -198,6 +262,22 @@ class Server:
     async def _tell(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
         for service in SERVICES:
             await self._health.set(service, status)
+
+
+def _json_door(
+    settings: ServingSettings,
+    ingest: IngestServicer,
+    recommendations: RecommendationServicer,
+    guard: Guard,
+) -> Listens | None:
+    """The port that speaks JSON, where the settings ask for one. Raises OSError."""
+    if settings.http_port is None:
+        return None
+    try:
+        from serving.http.listener import HttpListener  # noqa: PLC0415 (optional packages)
+    except ImportError as error:
+        raise OSError(f"http_port needs the extra http of the package headrace: {error}") from error
+    return HttpListener(settings, ingest, recommendations, guard)
 
 
 async def serve(

@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from headrace.v1 import ingest_pb2, recommender_pb2
@@ -14,8 +16,12 @@ from headrace.v1.recommender_pb2_grpc import RecommendationServiceServicer
 from features.clock import Clock
 from features.position import Position
 from serving import metrics, wire
-from serving.errors import DeadlineSpentError, SilentStreamError
+from serving.answers import Answers, Asked
+from serving.errors import DeadlineSpentError, SilentStreamError, status_of
+from serving.pages import FIRST, Page, PageTokens, content_digest, shown_of, whole_digest
+from serving.repeats import Again, Repeats
 from serving.slate import Decision, Query, Recommends, Slate, Viewer
+from serving.slate_cache import Ids, Key
 from serving.track import BadInteractionError, Tracked, Tracker, Underway
 from serving.viewers import ViewerReader
 
@@ -116,7 +122,11 @@ class RecommendationServicer(RecommendationServiceServicer):
         *,
         topic: str,
         default_wait_ms: int = 100,
+        pages: PageTokens | None = None,
+        answers: Answers | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
+        self._repeats = repeats
         self._recommender = recommender
         self._viewers = viewers
         self._record = record
@@ -125,19 +135,30 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._wall = wall
         self._topic = topic
         self._default_wait_ms = default_wait_ms
+        self._pages = pages or PageTokens(wall)
+        self._answers = answers or Answers()
 
     async def Recommend(  # noqa: N802
         self, request: recommender_pb2.RecommendRequest, context: Context
-    ) -> recommender_pb2.RecommendResponse:
-        """A slate, from state that is as fresh as the answer says."""
-        query = wire.query_of(request, self._topic, self._default_wait_ms)
-        viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
-        _shed_if_late(context)
-        decision = self._decide(query, viewer)
-        state_age_ms = self._state_age_ms(viewer)
-        _count(decision.slate, state_age_ms)
-        asyncio.get_running_loop().call_soon(self._record, decision)
-        return wire.recommend_response(decision, viewer, state_age_ms, self._items_age_ms())
+    ) -> bytes:
+        """A RecommendResponse: a slate, from state that is as fresh as the answer says."""
+        return await self._answer(request, context)
+
+    async def RecommendBatch(  # noqa: N802
+        self, request: recommender_pb2.RecommendBatchRequest, context: Context
+    ) -> bytes:
+        """A RecommendBatchResponse: viewers are read at the same time, slates made in turn."""
+        turn = asyncio.Lock()
+
+        async def answered(each: recommender_pb2.RecommendRequest) -> bytes | tuple[str, str]:
+            try:
+                return await self._answer(each, context, turn)
+            except Exception as error:
+                code, message = status_of(error, "RecommendBatch")
+                return code.name, message
+
+        requests = wire.batch_of(request)
+        return wire.batch_answer(await asyncio.gather(*map(answered, requests)))
 
     async def SimilarItems(  # noqa: N802
         self, request: recommender_pb2.SimilarItemsRequest, context: Context
@@ -151,10 +172,121 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: recommender_pb2.TrendingRequest, context: Context
     ) -> recommender_pb2.TrendingResponse:
         """What is being watched now."""
-        count, genres = wire.count_of(request.count), wire.genres_of(request.genres)
+        query = wire.trending_query_of(request)
         _shed_if_late(context)
-        items = self._recommender.trending(count, genres)
+        items = self._recommender.trending(query, self._clock.now_ms())
         return wire.trending_response(items, self._items_age_ms())
+
+    async def ContinueWatching(  # noqa: N802
+        self, request: recommender_pb2.ContinueWatchingRequest, context: Context
+    ) -> recommender_pb2.ContinueWatchingResponse:
+        """What the viewer has begun, and next episodes."""
+        query = wire.continue_query_of(request, self._topic, self._default_wait_ms)
+        viewer = await self._read(query, context)
+        items = self._recommender.continue_watching(
+            viewer, query.count, self._clock.now_ms(), query
+        )
+        freshness = wire.freshness_of(
+            viewer,
+            self._viewers.included(viewer),
+            self._state_age_ms(viewer),
+            self._items_age_ms(),
+        )
+        return wire.continue_response(items, freshness, viewer.degraded)
+
+    async def Explain(  # noqa: N802
+        self, request: recommender_pb2.ExplainRequest, context: Context
+    ) -> recommender_pb2.ExplainResponse:
+        """Why a title is, or is not, on the slate that a request would get now."""
+        query, _ = self._query_of(request.request)
+        item_id = wire.item_id_of(request.item_id)
+        viewer = await self._read(query, context)
+        now_ms = self._clock.now_ms()
+        return wire.explain_response(self._recommender.explain(query, viewer, item_id, now_ms))
+
+    async def _answer(
+        self,
+        request: recommender_pb2.RecommendRequest,
+        context: Context,
+        turn: asyncio.Lock | None = None,
+    ) -> bytes:
+        """The RecommendResponse to a request; one with an id is answered once.
+
+        With a `turn`, answers of a batch are made one by one, and other calls between them.
+        """
+        query, digest = self._query_of(request)
+
+        async def prepare() -> Callable[[], bytes]:
+            make = await self._prepared(query, digest, context)
+            if turn is not None:
+                async with turn:
+                    await asyncio.sleep(0)
+            _shed_if_late(context)
+            return make
+
+        if not request.request_id:
+            return (await prepare())()
+        viewer = query.user_id, query.profile_id
+        asked = Asked(viewer, query.request_id, whole_digest(request))
+        return await self._answers.once(asked, prepare, _call)
+
+    def _query_of(self, request: recommender_pb2.RecommendRequest) -> tuple[Query, bytes]:
+        """What is asked, from which page on, and the digest that its page tokens carry."""
+        query = wire.query_of(request, self._topic, self._default_wait_ms)
+        digest = content_digest(request)
+        if request.page_token:
+            page = self._pages.read(request.page_token, digest)
+            query = replace(query, shown=page.shown, page_number=page.number)
+        return query, digest
+
+    async def _prepared(self, query: Query, digest: bytes, context: Context) -> Callable[[], bytes]:
+        """Looks for what an answer needs; what is returned makes it, and has it recorded."""
+        started_s, again = time.perf_counter(), None
+        if self._repeats is not None:
+            again = await self._repeats.of_viewer(query)
+        if again is None:
+            viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
+            metrics.STAGES["read"].observe(time.perf_counter() - started_s)
+            if self._repeats is not None and viewer.row is None:
+                again = self._repeats.of_nobody(query, viewer)
+        if again is None:
+            return partial(self._serve, query, viewer, digest)
+        return partial(self._give_again, again, digest)
+
+    def _give_again(self, again: Again, digest: bytes) -> bytes:
+        token = self._pages.next(digest, FIRST, again.shown)
+        return again.given() + wire.page_token_field(token)
+
+    def _serve(self, query: Query, viewer: Viewer, digest: bytes) -> bytes:
+        """The answer to a query, made now; its record is on its way."""
+        key = None if self._repeats is None else self._repeats.key_of(query, viewer)
+        decision = self._decide(query, viewer)
+        started_s = time.perf_counter()
+        state_age_ms = self._state_age_ms(viewer)
+        _count(decision.slate, state_age_ms)
+        body = wire.answer_body(decision.slate, debug=query.debug)
+        answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), body)
+        shown = shown_of(decision.slate)
+        token = self._pages.next(digest, Page(query.page_number, query.shown), shown)
+        metrics.STAGES["build"].observe(time.perf_counter() - started_s)
+        finish = partial(self._finish, decision, viewer, key, body, shown)
+        asyncio.get_running_loop().call_soon(finish)
+        return answer + wire.page_token_field(token)
+
+    def _finish(
+        self, decision: Decision, viewer: Viewer, key: Key | None, body: bytes, shown: Ids
+    ) -> None:
+        """What is left to do once the answer is on its way: the record, and the cache."""
+        started_s = time.perf_counter()
+        if self._repeats is not None and key is not None:
+            decision = self._repeats.keep(key, decision, viewer, body, shown)
+        self._record(decision)
+        metrics.STAGES["record"].observe(time.perf_counter() - started_s)
+
+    async def _read(self, query: Query, context: Context) -> Viewer:
+        viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
+        _shed_if_late(context)
+        return viewer
 
     def _decide(self, query: Query, viewer: Viewer) -> Decision:
         now_ms = self._clock.now_ms()
@@ -168,6 +300,10 @@ class RecommendationServicer(RecommendationServiceServicer):
         if viewer.row is None or viewer.row["partition"][0] < 0:
             return wire.UNKNOWN_VIEWER_MS
         return max(self._wall.now_ms() - int(viewer.row["logged_at_ms"][0]), 0)
+
+
+def _call(make: Callable[[], bytes]) -> bytes:
+    return make()
 
 
 def _count(slate: Slate, state_age_ms: int) -> None:

@@ -1,5 +1,10 @@
-"""What is asked of the recommender and what it answers, free of any transport."""
+"""What is asked of the recommender and what it answers, free of any transport.
 
+Values: nobody changes one after it was made. They are not frozen all the same, since Python sets
+each field of a frozen one by a call: an item of an answer took 16 us to make, and takes 0.9.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +20,21 @@ MAX_COUNT = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Filters:
+    """What may be shown; a title must pass all of them, empty ones let everything pass."""
+
+    languages: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    min_rating: float = 0.0  # 0..10, of the title's mean
+    max_age: int | None = None  # parental ceiling in years
+    include_watched: bool = False
+    exclude_in_progress: bool = False
+
+
+NO_FILTERS = Filters()
+
+
+@dataclass(slots=True)
 class Query:
     """One request for a slate."""
 
@@ -31,9 +51,15 @@ class Query:
     after: Position | None = None
     wait_ms: int = 100
     debug: bool = False
+    filters: Filters = NO_FILTERS
+    item_id: str = ""  # page ITEM: the title that is looked at
+    candidate_item_ids: tuple[str, ...] = ()  # page SEARCH: only these
+    serendipity: float | None = None  # share of the slate, at least
+    shown: frozenset[int] = frozenset()  # 64-bit ids of titles on earlier pages
+    page_number: int = 0  # of an endless slate, from 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SlateItem:
     """One place of a slate."""
 
@@ -51,9 +77,13 @@ class SlateItem:
     posterior_mean: float = 0.0  # of the arm's reward in the decision's context
     posterior_weight: float = 0.0  # answers that this rests on, prior included
     click_probability: float = 0.0  # as learnt from outcomes; 0: nothing learnt yet
+    reason_kind: str = ""  # of `reason`, for texts of the client's own
+    progress: float = 0.0  # 0..1, watched share
+    rule_id: str = ""  # the pin or boost that moved it
+    contributions: NDArray[np.float32] | None = None  # of `features` to the ranker's score
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Slate:
     """A whole answer of the recommender."""
 
@@ -66,9 +96,13 @@ class Slate:
     decision_context: str = ""  # see features.decision_context
     policy: str = ""  # that gave slots to arms
     model_sequence: int = 0  # of the learned state in force; 0: none
+    removed: Mapping[str, int] = field(default_factory=dict)  # with debug: by filter
+    stage_ms: Mapping[str, float] = field(default_factory=dict)  # where the time went
+    rules: tuple[str, ...] = ()  # that took effect
+    has_more: bool = False  # whether another page would have titles
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Viewer:
     """What is known of the viewer at this moment: the row, or None for an unknown one."""
 
@@ -78,7 +112,7 @@ class Viewer:
     after_included: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
     """A served slate with everything needed to learn from it: what goes to `impressions`."""
 
@@ -86,6 +120,23 @@ class Decision:
     slate: Slate
     served_at_ms: int
     included: tuple[Position, ...] = field(default=())
+    body: bytes = b""  # the slate as it is recorded, where that is written already
+    is_cached: bool = False  # a slate made earlier; then `slate` says what was missing this time
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a title is, or is not, on the slate that a query would get now."""
+
+    item: SlateItem  # with features and contributions, as far as it got
+    shown: bool = False
+    slot: int = 0  # where it is shown
+    removed_by: tuple[str, ...] = ()  # filters that take it out
+    sources: tuple[str, ...] = ()  # that bring it
+    cheap_rank: int = 0  # place after the first stage, from 1; 0: not a candidate
+    rank: int = 0  # place by score, from 1; 0: not ranked
+    feature_names: tuple[str, ...] = ()
+    summary: str = ""  # a sentence for people
 
 
 class UnknownItemError(Exception):
@@ -104,5 +155,13 @@ class Recommends(Protocol):
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
         """Titles that go with a title. Raises UnknownItemError."""
 
-    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
-        """What is being watched now, of one of `genres` if there are any."""
+    def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:
+        """What is being watched now, of one of the query's genres if there are any."""
+
+    def continue_watching(
+        self, viewer: Viewer, count: int, now_ms: int, query: Query | None = None
+    ) -> tuple[SlateItem, ...]:
+        """What the viewer has begun, and next episodes; the newest first."""
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        """Why a title is, or is not, on the slate of a query. Raises UnknownItemError."""

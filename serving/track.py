@@ -109,7 +109,7 @@ class SteadyWriter:
         """Starts the thread that serves acknowledgements; it sleeps until there is one."""
         self._thread.start()
 
-    def append(self, topic: str, key: bytes, value: bytes, delivered: Delivered) -> None:
+    def append(self, topic: str, key: bytes, value: bytes | None, delivered: Delivered) -> None:
         """Queues one record; `delivered` is called from some thread. Raises LogError."""
 
         def noted(position: Position | None, reason: str | None) -> None:
@@ -127,6 +127,29 @@ class SteadyWriter:
             if _is_fatal(error.__cause__):
                 self._is_broken.set()
             raise
+
+    async def write(self, topic: str, key: bytes, value: bytes | None, limit_s: float) -> Position:
+        """Where a record lies, once the log has it. Raises LogError, also after `limit_s`."""
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Position] = loop.create_future()
+
+        def settle(position: Position | None, reason: str | None) -> None:
+            if outcome.done():
+                return
+            if position is None:
+                outcome.set_exception(LogError(reason or "the record was not taken"))
+            else:
+                outcome.set_result(position)
+
+        def delivered(position: Position | None, reason: str | None) -> None:
+            loop.call_soon_threadsafe(settle, position, reason)
+
+        self.append(topic, key, value, delivered)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await outcome
+        except TimeoutError:
+            raise LogError("no acknowledgement in time") from None
 
     def close(self, timeout_s: float) -> None:
         """Waits until all is acknowledged, at most `timeout_s`, and stops. Raises LogError."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 import redis
 import structlog
@@ -11,6 +11,7 @@ import structlog
 from features.compiled import Rows
 from features.ids import viewer_hash
 from features.position import Position
+from features.row_reader import RowPosition
 from serving import metrics
 from serving.slate import Query, Viewer
 
@@ -18,6 +19,8 @@ FIRST_POLL_S, LAST_POLL_S = 0.0002, 0.002
 POLL_GROWTH = 1.5
 REST_S = 0.25
 REDIS = "redis"  # as named in `degraded`
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +30,9 @@ class ReadsRow(Protocol):
 
     async def read(self, id_: int) -> Rows | None:
         """`(1,)` row of an id, None where it has none. Raises redis.RedisError."""
+
+    async def read_position(self, id_: int) -> RowPosition | None:
+        """Where the row of an id stands, None where it has none. Raises redis.RedisError."""
 
 
 class ViewerReader:
@@ -57,12 +63,18 @@ class ViewerReader:
     async def read(self, query: Query, budget_s: float = float("inf")) -> Viewer:
         """The viewer of a query; waits for `query.after` at most `query.wait_ms` and `budget_s`."""
         id_ = viewer_hash(query.user_id, query.profile_id)
-        row, failed = await self._try(id_)
+        row, failed = await self._try(self._rows.read, id_)
         if query.after is None:
             return Viewer(row, (REDIS,) if failed else ())
         if failed or self._includes(row, query.after):
             return _viewer(row, failed=failed, waited_s=0.0, included=not failed)
         return await self._wait(id_, row, query.after, min(query.wait_ms / 1_000, budget_s))
+
+    async def read_position(self, query: Query) -> RowPosition | None:
+        """Where the row of a query's viewer stands; None for no row, and where the store fails."""
+        id_ = viewer_hash(query.user_id, query.profile_id)
+        position, _ = await self._try(self._rows.read_position, id_)
+        return position
 
     def included(self, viewer: Viewer) -> tuple[Position, ...]:
         """The log positions that a viewer's state contains: at most one, of the row's partition."""
@@ -79,7 +91,7 @@ class ViewerReader:
         while not (failed or included) and waited_s < limit_s:
             await asyncio.sleep(min(pause_s, limit_s - waited_s))
             pause_s = min(POLL_GROWTH * pause_s, LAST_POLL_S)
-            newer, failed = await self._try(id_)
+            newer, failed = await self._try(self._rows.read, id_)
             row = row if failed else newer
             included = not failed and self._includes(row, after)
             waited_s = self._monotonic_s() - started_s
@@ -92,17 +104,19 @@ class ViewerReader:
         at = Position(self._topic, int(row["partition"][0]), int(row["offset"][0]))
         return after.is_included_in(at)
 
-    async def _try(self, id_: int) -> tuple[Rows | None, bool]:
-        """The row of an id, and whether the store failed."""
+    async def _try(
+        self, read: Callable[[int], Awaitable[T | None]], id_: int
+    ) -> tuple[T | None, bool]:
+        """What is read of an id, and whether the store failed."""
         if self._is_resting():
             return None, True
         try:
-            row = await self._rows.read(id_)
+            found = await read(id_)
         except (redis.RedisError, OSError) as error:
             self._note_failure(error)
             return None, True
         self._note_success()
-        return row, False
+        return found, False
 
     def _is_resting(self) -> bool:
         """Whether to leave the store alone; lets one caller through after each rest."""

@@ -3,7 +3,7 @@
 Every field of a request is checked here, so that what lies behind never meets an unusable one.
 """
 
-import uuid
+import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, TypeVar
@@ -11,18 +11,45 @@ from typing import Final, TypeVar
 from headrace.v1 import admin_pb2, events_pb2, ingest_pb2, recommender_pb2
 
 from features.codec import interaction_of as _interaction_of
+from features.codec import rule_message
 from features.events import MAX_ID_BYTES, MAX_REGION_BYTES, Interaction
 from features.position import Position
+from features.rules import MAX_AGE, MAX_REASON_BYTES, Rule
 from features.vocabulary import Device, Page
 from serving.errors import InvalidRequestError
-from serving.slate import DEFAULT_COUNT, MAX_COUNT, Decision, Query, SlateItem, Viewer
+from serving.raw_wire import item_bytes, length_of, slot_bytes
+from serving.slate import (
+    DEFAULT_COUNT,
+    MAX_COUNT,
+    NO_FILTERS,
+    Decision,
+    Explanation,
+    Filters,
+    Query,
+    Slate,
+    SlateItem,
+    Viewer,
+)
 
 MAX_EXCLUDED: Final = 1_000
 MAX_GENRES: Final = 32
+MAX_FILTER_VALUES: Final = 32  # languages, categories
+MAX_RATING: Final = 10.0
+MAX_CANDIDATE_IDS: Final = 500
+MAX_BATCH: Final = 64
 MAX_WAIT_MS: Final = 1_000
 UNKNOWN_VIEWER_MS: Final = -1
+_ITEMS: Final = b"\x12"  # the tags of RecommendResponse.items and of Impression.slots
+_SLOTS: Final = b"\x3a"
+_NEXT_PAGE: Final = b"\x52"  # RecommendResponse.next_page_token
+_RESULTS: Final = b"\x0a"  # RecommendBatchResponse.results
+_RESPONSE: Final = b"\x0a"  # BatchResult.response
 
 E = TypeVar("E", Device, Page)
+V = TypeVar("V")
+
+_DEVICES: Final = tuple(Device)
+_PAGES: Final = tuple(Page)
 
 
 def interaction_of(request: ingest_pb2.TrackRequest) -> Interaction:
@@ -37,16 +64,65 @@ def query_of(request: recommender_pb2.RecommendRequest, topic: str, default_wait
         user_id=_required_id("user_id", request.user_id),
         profile_id=_bounded_id("profile_id", request.profile_id),
         session_id=_bounded_id("session_id", request.session_id),
-        request_id=_bounded_id("request_id", request.request_id) or uuid.uuid4().hex,
+        request_id=_bounded_id("request_id", request.request_id) or os.urandom(16).hex(),
         count=count_of(request.count),
-        device=_member("context.device", Device, context.device),
-        page=_member("context.page", Page, context.page),
+        device=_member("context.device", _DEVICES, context.device),
+        page=_member("context.page", _PAGES, context.page),
         region=_bounded_id("context.region", context.region, MAX_REGION_BYTES),
         exclude_item_ids=_ids("exclude_item_ids", request.exclude_item_ids, MAX_EXCLUDED),
         genres=genres_of(request.genres),
         after=_after(request.after, topic) if request.HasField("after") else None,
         wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
         debug=request.debug,
+        filters=filters_of(request.filters) if request.HasField("filters") else NO_FILTERS,
+        item_id=_only_on(Page.ITEM, "item_id", _bounded_id("item_id", request.item_id), context),
+        candidate_item_ids=_only_on(
+            Page.SEARCH,
+            "candidate_item_ids",
+            _ids("candidate_item_ids", request.candidate_item_ids, MAX_CANDIDATE_IDS),
+            context,
+        ),
+        serendipity=_share("serendipity", request.serendipity)
+        if request.HasField("serendipity")
+        else None,
+    )
+
+
+def filters_of(message: recommender_pb2.Filters) -> Filters:
+    """What may be shown. Raises InvalidRequestError."""
+    rating = message.min_rating
+    if not 0 <= rating <= MAX_RATING:  # NaN too
+        raise InvalidRequestError("filters.min_rating", "within 0..10", rating)
+    max_age = _within("filters.max_age", message.max_age, MAX_AGE)
+    return Filters(
+        _ids("filters.languages", message.languages, MAX_FILTER_VALUES),
+        _ids("filters.categories", message.categories, MAX_FILTER_VALUES),
+        rating,
+        max_age if message.HasField("max_age") else None,
+        message.include_watched,
+        message.exclude_in_progress,
+    )
+
+
+def batch_of(
+    request: recommender_pb2.RecommendBatchRequest,
+) -> Sequence[recommender_pb2.RecommendRequest]:
+    """The requests of a batch, which are checked one by one. Raises InvalidRequestError."""
+    if not 1 <= len(request.requests) <= MAX_BATCH:
+        raise InvalidRequestError("requests", f"1..{MAX_BATCH} values", len(request.requests))
+    return request.requests
+
+
+def continue_query_of(
+    request: recommender_pb2.ContinueWatchingRequest, topic: str, default_wait_ms: int
+) -> Query:
+    """Whose begun titles are asked for. Raises InvalidRequestError."""
+    return Query(
+        user_id=_required_id("user_id", request.user_id),
+        profile_id=_bounded_id("profile_id", request.profile_id),
+        count=count_of(request.count),
+        after=_after(request.after, topic) if request.HasField("after") else None,
+        wait_ms=_within("wait_ms", request.wait_ms, MAX_WAIT_MS) or default_wait_ms,
     )
 
 
@@ -60,6 +136,16 @@ def genres_of(names: Sequence[str]) -> tuple[str, ...]:
     return _ids("genres", names, MAX_GENRES)
 
 
+def trending_query_of(request: recommender_pb2.TrendingRequest) -> Query:
+    """What a request for a list asks. Raises InvalidRequestError."""
+    return Query(
+        "",
+        count=count_of(request.count),
+        genres=genres_of(request.genres),
+        region=_bounded_id("region", request.region, MAX_REGION_BYTES),
+    )
+
+
 def item_id_of(item_id: str) -> str:
     """The id of a title. Raises InvalidRequestError."""
     return _required_id("item_id", item_id)
@@ -71,6 +157,29 @@ def viewer_of(request: admin_pb2.DeleteUserRequest) -> tuple[str, str]:
         _required_id("user_id", request.user_id),
         _bounded_id("profile_id", request.profile_id),
     )
+
+
+def rule_removal_of(request: admin_pb2.DeleteRuleRequest) -> tuple[str, str]:
+    """Which rule is to go, and why. Raises InvalidRequestError."""
+    return (
+        _required_id("rule_id", request.rule_id),
+        _bounded_id("reason", request.reason, MAX_REASON_BYTES),
+    )
+
+
+def put_rule_response(rule: Rule, position: Position) -> admin_pb2.PutRuleResponse:
+    """The acknowledgement of a rule, as it is now."""
+    return admin_pb2.PutRuleResponse(rule=rule_message(rule), position=_position(position))
+
+
+def delete_rule_response(position: Position) -> admin_pb2.DeleteRuleResponse:
+    """The acknowledgement that a rule is gone."""
+    return admin_pb2.DeleteRuleResponse(position=_position(position))
+
+
+def list_rules_response(rules: Iterable[Rule]) -> admin_pb2.ListRulesResponse:
+    """The answer with all rules."""
+    return admin_pb2.ListRulesResponse(rules=map(rule_message, rules))
 
 
 def delete_user_response(position: Position) -> admin_pb2.DeleteUserResponse:
@@ -95,28 +204,122 @@ def track_many_response(
     )
 
 
-def recommend_response(
-    decision: Decision, viewer: Viewer, state_age_ms: int, items_age_ms: int
-) -> recommender_pb2.RecommendResponse:
-    """The answer that shows a decision."""
-    slate = decision.slate
-    names = slate.feature_names if decision.query.debug else ()
+def freshness_of(
+    viewer: Viewer, included: Iterable[Position], state_age_ms: int, items_age_ms: int
+) -> recommender_pb2.Freshness:
+    """Up to where, and up to when, the viewer's state is true."""
+    return recommender_pb2.Freshness(
+        after_included=viewer.after_included,
+        included=[_position(position) for position in included],
+        state_age_ms=state_age_ms,
+        items_age_ms=items_age_ms,
+        waited_ms=viewer.waited_ms,
+    )
+
+
+def recommend_answer(
+    decision: Decision,
+    viewer: Viewer,
+    state_age_ms: int,
+    items_age_ms: int,
+    body: bytes | None = None,
+) -> bytes:
+    """The RecommendResponse that shows a decision, as it goes over the wire.
+
+    `body`: what it says of the slate, where that is written already.
+    """
+    head = answer_head(
+        decision.query.request_id, decision.included, viewer, state_age_ms, items_age_ms
+    )
+    if body is None:
+        body = answer_body(decision.slate, debug=decision.query.debug)
+    return head + body
+
+
+def answer_head(
+    request_id: str,
+    included: Sequence[Position],
+    viewer: Viewer,
+    state_age_ms: int,
+    items_age_ms: int,
+    *,
+    degraded: Sequence[str] = (),
+    cached_age_ms: int | None = None,
+) -> bytes:
+    """What a RecommendResponse says of this call; the slate follows.
+
+    `degraded` is what was missing beside that which the slate names; `cached_age_ms` is None for a
+    slate that was made for this call.
+    """
     return recommender_pb2.RecommendResponse(
-        request_id=decision.query.request_id,
-        items=[_item(item, names) for item in slate.items],
-        freshness=recommender_pb2.Freshness(
-            after_included=viewer.after_included,
-            included=[_position(position) for position in decision.included],
-            state_age_ms=state_age_ms,
-            items_age_ms=items_age_ms,
-            waited_ms=viewer.waited_ms,
-        ),
-        degraded=slate.degraded,
-        bundle_version=slate.bundle_version,
-        n_candidates=slate.n_candidates,
-        decision_context=slate.decision_context,
-        policy=slate.policy,
-        model_sequence=slate.model_sequence,
+        request_id=request_id,
+        freshness=freshness_of(viewer, included, state_age_ms, items_age_ms),
+        degraded=degraded,
+        cached=cached_age_ms is not None,
+        cached_age_ms=cached_age_ms or 0,
+    ).SerializeToString()
+
+
+def answer_body(slate: Slate, *, debug: bool = False) -> bytes:
+    """What a RecommendResponse says of the slate, for any call that is answered with it."""
+    names = slate.feature_names if debug else ()
+    pieces = [
+        recommender_pb2.RecommendResponse(
+            degraded=slate.degraded,
+            bundle_version=slate.bundle_version,
+            n_candidates=slate.n_candidates,
+            decision_context=slate.decision_context,
+            policy=slate.policy,
+            model_sequence=slate.model_sequence,
+            removed=slate.removed if debug else {},
+            stage_ms=slate.stage_ms if debug else {},
+            rules=slate.rules,
+        ).SerializeToString()
+    ]
+    for item in slate.items:
+        body = _item(item, names).SerializeToString() if names else item_bytes(item)
+        pieces += (_ITEMS, length_of(body), body)
+    return b"".join(pieces)
+
+
+def page_token_field(token: str) -> bytes:
+    """A piece of a RecommendResponse: where the next page begins; nothing where there is none."""
+    return _NEXT_PAGE + length_of(token.encode()) + token.encode() if token else b""
+
+
+def batch_answer(results: Iterable[bytes | tuple[str, str]]) -> bytes:
+    """The RecommendBatchResponse of RecommendResponses and of refusals: status and message."""
+    pieces: list[bytes] = []
+    for result in results:
+        if isinstance(result, bytes):
+            body = _RESPONSE + length_of(result) + result
+        else:
+            error = recommender_pb2.BatchError(status=result[0], message=result[1])
+            body = recommender_pb2.BatchResult(error=error).SerializeToString()
+        pieces += (_RESULTS, length_of(body), body)
+    return b"".join(pieces)
+
+
+def continue_response(
+    items: Iterable[SlateItem], freshness: recommender_pb2.Freshness, degraded: Sequence[str]
+) -> recommender_pb2.ContinueWatchingResponse:
+    """The answer with what a viewer has begun."""
+    return recommender_pb2.ContinueWatchingResponse(
+        items=[_item(item) for item in items], freshness=freshness, degraded=degraded
+    )
+
+
+def explain_response(found: Explanation) -> recommender_pb2.ExplainResponse:
+    """The answer that says why."""
+    return recommender_pb2.ExplainResponse(
+        shown=found.shown,
+        slot=found.slot,
+        removed_by=found.removed_by,
+        sources=found.sources,
+        cheap_rank=found.cheap_rank,
+        rank=found.rank,
+        item=_item(found.item, found.feature_names),
+        summary=found.summary,
     )
 
 
@@ -136,7 +339,12 @@ def trending_response(
 
 def encode_decision(decision: Decision) -> bytes:
     """Protobuf bytes of the Impression that a decision is to the log."""
-    query, slate = decision.query, decision.slate
+    return decision_head(decision) + (decision.body or decision_body(decision.slate))
+
+
+def decision_head(decision: Decision) -> bytes:
+    """What an Impression says of this call; the slate follows."""
+    query = decision.query
     return events_pb2.Impression(
         request_id=query.request_id,
         user_id=query.user_id,
@@ -144,16 +352,30 @@ def encode_decision(decision: Decision) -> bytes:
         session_id=query.session_id,
         served_at_ms=decision.served_at_ms,
         context=_context(query),
-        slots=[_slot(item) for item in slate.items],
-        bundle_version=slate.bundle_version,
-        feature_version=slate.feature_version,
         included=[_position(position) for position in decision.included],
-        degraded=slate.degraded,
-        n_candidates=slate.n_candidates,
-        decision_context=slate.decision_context,
-        policy=slate.policy,
-        model_sequence=slate.model_sequence,
+        degraded=decision.slate.degraded if decision.is_cached else (),
+        cached=decision.is_cached,
     ).SerializeToString()
+
+
+def decision_body(slate: Slate) -> bytes:
+    """What an Impression says of the slate, for any call that is answered with it."""
+    pieces = [
+        events_pb2.Impression(
+            bundle_version=slate.bundle_version,
+            feature_version=slate.feature_version,
+            degraded=slate.degraded,
+            n_candidates=slate.n_candidates,
+            decision_context=slate.decision_context,
+            policy=slate.policy,
+            model_sequence=slate.model_sequence,
+            rules=slate.rules,
+        ).SerializeToString()
+    ]
+    for item in slate.items:
+        body = slot_bytes(item)
+        pieces += (_SLOTS, length_of(body), body)
+    return b"".join(pieces)
 
 
 def all_missing(*reasons: Sequence[str]) -> tuple[str, ...]:
@@ -173,21 +395,6 @@ def _context(query: Query) -> events_pb2.Context:
     )
 
 
-def _slot(item: SlateItem) -> events_pb2.SlateSlot:
-    return events_pb2.SlateSlot(
-        item_id=item.item_id,
-        source=item.source,
-        arm=item.arm,
-        propensity=item.propensity,
-        score=item.score,
-        cause_item_id=item.cause_item_id,
-        features=() if item.features is None else item.features.tolist(),
-        item_propensity=item.item_propensity,
-        posterior_mean=item.posterior_mean,
-        posterior_weight=item.posterior_weight,
-    )
-
-
 def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.RecommendedItem:
     message = recommender_pb2.RecommendedItem(
         item_id=item.item_id,
@@ -203,9 +410,14 @@ def _item(item: SlateItem, names: Sequence[str] = ()) -> recommender_pb2.Recomme
         posterior_mean=item.posterior_mean,
         posterior_weight=item.posterior_weight,
         click_probability=item.click_probability,
+        reason_kind=item.reason_kind,
+        progress=item.progress,
+        rule_id=item.rule_id,
     )
     if names and item.features is not None:
         message.features.update(zip(names, item.features.tolist(), strict=True))
+    if names and item.contributions is not None:
+        message.contributions.update(zip(names, item.contributions.tolist(), strict=True))
     return message
 
 
@@ -230,10 +442,24 @@ def _within(field: str, value: int, most: int) -> int:
     return value
 
 
-def _member(field: str, kind: type[E], number: int) -> E:
-    if not 0 <= number < len(kind):
-        raise InvalidRequestError(field, f"within 0..{len(kind) - 1}", number)
-    return kind(number)
+def _share(field: str, value: float) -> float:
+    if not 0.0 <= value <= 1.0:  # NaN is neither
+        raise InvalidRequestError(field, "within 0..1", value)
+    return value
+
+
+def _only_on(page: Page, field: str, value: V, context: events_pb2.Context) -> V:
+    """A field that means something on one page alone."""
+    if value and int(context.page) != page:
+        expectation = f"given on context.page {page.name} alone"
+        raise InvalidRequestError(field, expectation, f"page {Page(context.page).name}")
+    return value
+
+
+def _member(field: str, members: tuple[E, ...], number: int) -> E:
+    if not 0 <= number < len(members):
+        raise InvalidRequestError(field, f"within 0..{len(members) - 1}", number)
+    return members[number]
 
 
 def _required_id(field: str, value: str) -> str:
@@ -253,4 +479,6 @@ def _bounded_id(field: str, value: str, most: int = MAX_ID_BYTES) -> str:
 def _ids(field: str, values: Sequence[str], most: int) -> tuple[str, ...]:
     if len(values) > most:
         raise InvalidRequestError(field, f"at most {most} values", len(values))
+    if not values:
+        return ()
     return tuple(_required_id(f"{field}[{i}]", value) for i, value in enumerate(values))

@@ -58,11 +58,12 @@ def slate(
     *,
     profile: str = "",
     n_features: int = 2,
+    arm: str = "trending",
 ) -> bytes:
     """An impression, as the server logs it."""
     slots = [
         events_pb2.SlateSlot(
-            item_id=item, source="week", arm="trending", propensity=0.5, item_propensity=0.25,
+            item_id=item, source="week", arm=arm, propensity=0.5, item_propensity=0.25,
             features=[0.5 * k] * n_features,
         )
         for k, item in enumerate(items)

@@ -16,6 +16,9 @@ PRINTING = {  # answers as JSON
     Path("infra/cli_bundles.py"),
     Path("infra/cli_guard.py"),
     Path("infra/cli_learning.py"),
+    Path("infra/cli_ops.py"),
+    Path("infra/cli_rules.py"),
+    Path("infra/cli_serving.py"),
     Path("infra/demo.py"),
 }
 MAX_FUNCTION_LINES = 70

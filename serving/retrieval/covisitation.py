@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from features.bundle_format import ItemModels
 from features.compiled import compiled
-from features.ranking import COVISITATION
+from features.ranking import COVISITATION, COVISITATION_RELATIVE
 from serving.retrieval.base import NO_CAUSE, Floats, Slots
 
 N_TITLES = 16  # of a viewer, the last ones
@@ -40,6 +40,7 @@ class Covisitation:
         self._causes: Slots = np.full(n_items, NO_CAUSE, np.int32)
         self._touched: Slots = np.zeros(N_TITLES * shape[1], np.int32)
         self._n_touched = 0
+        self._largest = 0.0  # share of any title of the request
 
     def gather(self, history: NDArray[np.int64]) -> None:
         """Sums over the neighbours of a viewer's titles (slots, newest first, -1: unknown)."""
@@ -47,18 +48,20 @@ class Covisitation:
             history, self._neighbours, self._shares, self._cosines,
             self._sums, self._causes, self._touched,
         )  # fmt: skip
+        shares = self._sums[self._touched[: self._n_touched], _SHARE]
+        self._largest = float(shares.max(initial=0.0))
 
-    def by_share(self) -> Slots:
-        """Slots of what was found, most likely first."""
-        return self._ordered(_SHARE)
+    def by_share(self, n: int | None = None) -> Slots:
+        """Slots of what was found, most likely first; the first `n`, or all."""
+        return self._ordered(_SHARE, n)
 
-    def by_cosine(self) -> Slots:
-        """Slots of what was found, most particular to these titles first."""
-        return self._ordered(_COSINE)
+    def by_cosine(self, n: int | None = None) -> Slots:
+        """Slots of what was found, most particular to these titles first; the first `n`, or all."""
+        return self._ordered(_COSINE, n)
 
     def describe(self, slots: Slots, scores: Floats, causes: Slots) -> None:
         """Writes the scores of candidates, and for each the title that led most to it."""
-        _describe(slots, self._sums, self._causes, scores, causes)
+        _describe(slots, self._sums, self._causes, self._largest, scores, causes)
 
     def clear(self) -> None:
         """Forgets the request. O(titles found)."""
@@ -73,8 +76,10 @@ class Covisitation:
         order = np.argsort(-self._cosines[slot][known], kind="stable")
         return self._neighbours[slot][known][order], self._cosines[slot][known][order]
 
-    def _ordered(self, column: int) -> Slots:
+    def _ordered(self, column: int, n: int | None) -> Slots:
         touched = self._touched[: self._n_touched]
+        if n is not None and n < len(touched):
+            touched = touched[np.argpartition(-self._sums[touched, column], n)[:n]]
         ordered: Slots = touched[np.argsort(-self._sums[touched, column], kind="stable")]
         return ordered
 
@@ -117,8 +122,12 @@ def _gather(
 
 
 @compiled
-def _describe(slots: Slots, sums: Floats, found: Slots, scores: Floats, causes: Slots) -> None:
+def _describe(
+    slots: Slots, sums: Floats, found: Slots, largest: float, scores: Floats, causes: Slots
+) -> None:
     for i in range(len(slots)):
+        share = sums[slots[i], _SHARE]
+        scores[i, COVISITATION_RELATIVE] = share / largest if share > 0.0 else 0.0
         for k in range(_LARGEST):
             scores[i, COVISITATION + k] = sums[slots[i], k]
         causes[i] = found[slots[i]]

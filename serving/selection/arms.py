@@ -7,11 +7,11 @@ found and from what is known of it:
     als            found by the viewer's factors
     covisitation   found beside what the viewer watched
     trending       on the charts of hours, a day or the week
-    content        the fifth of the candidates whose genres, decade, language and cast the viewer
-                   likes best
+    content        found by what the viewer's titles are, or of the fifth of the candidates whose
+                   genres, decade, language and cast the viewer likes best
     long_tail      a title of few viewers, rated well by those
-    serendipity    of the half of the candidates that is farthest from the viewer's genres, rated
-                   well
+    serendipity    found far from the viewer's taste, or of the half of the candidates that is
+                   farthest from the viewer's genres, rated well
     new            first seen lately
 """
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from features.compiled import compiled
 from features.ranking import RANKING_COLUMNS
 from features.vocabulary import Arm
-from serving.retrieval.base import Candidates, Source
+from serving.retrieval.base import Source
+from serving.selection.standing import nth_smallest
 
 CONTENT_SHARE: Final = 0.2
 FAR_SHARE: Final = 0.5
@@ -32,9 +33,12 @@ GOOD_RATING_LOW: Final = 6.0  # lower bound of the mean; 5.85 for a title withou
 _FOUND_BY: Final = np.array(  # (bit of the arm, bits of its sources)
     [
         (1 << Arm.ALS, 1 << Source.FOR_YOU),
-        (1 << Arm.COVISITATION, 1 << Source.COVISITATION),
-        (1 << Arm.TRENDING, 1 << Source.TRENDING | 1 << Source.WEEK),
-        (1 << Arm.NEW, 1 << Source.NEW),
+        (1 << Arm.COVISITATION, 1 << Source.COVISITATION | 1 << Source.SESSION),
+        (1 << Arm.TRENDING, 1 << Source.TRENDING | 1 << Source.WEEK | 1 << Source.REGION),
+        (1 << Arm.NEW, 1 << Source.NEW | 1 << Source.ARRIVAL),
+        (1 << Arm.CONTENT, 1 << Source.CONTENT),
+        (1 << Arm.LONG_TAIL, 1 << Source.LONG_TAIL),
+        (1 << Arm.SERENDIPITY, 1 << Source.SERENDIPITY),
     ],
     np.int64,
 )
@@ -51,15 +55,8 @@ _RATING_LOW: Final = RANKING_COLUMNS.index("item_rating_low")
 Bits = NDArray[np.uint16]
 
 
-def arm_bits(found: Candidates) -> Bits:
-    """`(n,) uint16`: bit `arm` where a candidate belongs to it. About 10 us for 500."""
-    bits = np.empty(found.n, np.uint16)
-    mark_arms(found.features[: found.n], found.sources[: found.n], bits)
-    return bits
-
-
 @compiled
-def mark_arms(features: NDArray[np.float32], sources: Bits, bits: Bits) -> None:
+def mark_arms(features: NDArray[np.float32], sources: NDArray[np.uint32], bits: Bits) -> None:
     """Fills `bits` for `(n, N_COLUMNS)` features and `(n,)` sources. O(n)."""
     n = len(bits)
     likes = np.zeros(n, np.float32)
@@ -67,7 +64,7 @@ def mark_arms(features: NDArray[np.float32], sources: Bits, bits: Bits) -> None:
         for column in _AFFINITIES:
             likes[i] += features[i, column]
     liked = max(_quantile(likes, 1.0 - CONTENT_SHARE), 0.0)
-    far = _quantile(features[:, _GENRE_AFFINITY].copy(), FAR_SHARE)
+    far = _quantile(features[:, _GENRE_AFFINITY], FAR_SHARE)
     for i in range(n):
         found = 1 << _RANKER
         for k in range(len(_FOUND_BY)):
@@ -88,5 +85,4 @@ def _quantile(values: NDArray[np.float32], share: float) -> float:
     """The value that `share` of the others do not exceed; zero of none. O(n)."""
     if len(values) == 0:
         return 0.0
-    place = min(int(share * len(values)), len(values) - 1)
-    return float(np.partition(values, place)[place])
+    return nth_smallest(values.copy(), min(int(share * len(values)), len(values) - 1))

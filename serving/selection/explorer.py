@@ -1,13 +1,15 @@
-"""Gives each slot of a slate to an arm, and tells with what probability it did.
+"""What chance and belief bring to a slate: which slots explore, and what is believed of arms.
 
 Most slots go to the base arm (the ranker, or the charts where nothing is known of the viewer). With
 the probability `share` a slot is one to explore: the policy gives it to an arm, by what it believes
-of the arms in the context of the decision. Within an arm the best candidate left is taken; in the
-arms of titles that few have seen, one of the best is drawn by what is believed of each.
+of the arms in the context of the decision. Within an arm the title is taken that adds most to the
+slate; in the arms of titles that few have seen, one of the best is drawn by what is believed of
+each. Viewers in their first days explore more: of them less is known than of anybody.
 
 The propensity of a slot's arm a is (1 - share) [a is the base] + share P(a), where P(a) is the part
 of the policy's draws that a wins among the arms that still have a candidate: the very chance with
-which it was drawn, not an estimate. That of the item is told apart, given the arm.
+which it was drawn, not an estimate. `share` is that of the viewer's stage of life, which is a part
+of the logged context. The propensity of the title is told apart, given the arm.
 """
 
 from dataclasses import dataclass, field
@@ -16,24 +18,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import Row
-from features.decision_context import context_of
+from features.decision_context import parent
 from features.model_snapshot import Arrays
-from features.vocabulary import Arm
+from features.user_habits import NEW
+from features.vocabulary import N_ARMS
 from online_models.bandits import BanditState, policy_of
 from online_models.base import ArmBelief, Draws, Policy
 from online_models.item_arms import ItemPolicy
 from online_models.situation import situation_of
-from serving.retrieval.base import Candidates
-from serving.selection.arms import arm_bits
-from serving.selection.slots import fill_slots, new_slate, shortlist, take
+from serving.selection.slots import N_CHANCES, N_SETS
 
-DRAWN_ITEMS: Final = 1 << Arm.LONG_TAIL | 1 << Arm.NEW  # arms whose titles are drawn as well
-N_SHORTLIST: Final = 16  # of an arm's candidates, among which an item is drawn
-N_ITEM_DRAWS: Final = 128
 LOOK_AT_SITUATION: Final = frozenset({"linear_thompson", "linucb"})  # others: the context alone
 
-Places = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(slots=True)
@@ -41,18 +38,29 @@ class Plan:
     """What stands in each slot, best first: places among the candidates, and the chances."""
 
     places: list[int] = field(default_factory=list)
-    arms: list[Arm] = field(default_factory=list)
+    arms: list[int] = field(default_factory=list)  # an Arm, or slots.PINNED
     propensities: list[float] = field(default_factory=list)
     item_propensities: list[float] = field(default_factory=list)
     context: int = 0
     belief: ArmBelief | None = None  # None: no policy was asked
+    diversity: float = 0.0  # mean of 1 - cosine over pairs
+    genre_entropy: float = 0.0  # bits
 
 
-def certain_plan(order: Places, count: int, base: Arm, context: int) -> Plan:
-    """The first `count` of `order`, without chance."""
-    places = order[:count].tolist()
-    n = len(places)
-    return Plan(places, [base] * n, [1.0] * n, [1.0] * n, context)
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a policy holds of the arms in one context."""
+
+    draws: Draws
+    belief: ArmBelief
+    means: Floats  # (N_ARMS,) of the belief
+    shares: Floats  # (N_SETS, N_ARMS) won by each arm, by the set of arms left; worked out as met
+
+    @classmethod
+    def of(cls, draws: Draws, belief: ArmBelief) -> "Known":
+        """Nothing is worked out yet."""
+        means = np.array(belief.means, np.float64)
+        return cls(np.ascontiguousarray(draws), belief, means, np.zeros((N_SETS, N_ARMS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ class Beliefs:
 
     policy: Policy
     items: ItemPolicy
-    known: dict[int, "Known"] = field(default_factory=dict)  # by context, where that is all
+    known: dict[int, Known] = field(default_factory=dict)  # by context, where that is all
 
     @classmethod
     def of(cls, policy: str, arrays: Arrays) -> "Beliefs":
@@ -74,83 +82,39 @@ class Beliefs:
         return cls.of(policy, BanditState().arrays())
 
 
-Known = tuple[Draws, ArmBelief]
+def nothing_known() -> Known:
+    """Where no policy is asked: no slot explores."""
+    return Known.of(np.zeros((1, N_ARMS)), ArmBelief(np.zeros(N_ARMS), np.zeros(N_ARMS)))
 
 
 class Explorer:
-    """Chooses for one request at a time, by the beliefs that it is given with it."""
+    """Chances of one request at a time; `share_new` is that of viewers whose stage is new."""
 
-    def __init__(self, share: float, rng: np.random.Generator) -> None:
-        self._share = share
+    def __init__(
+        self, share: float, rng: np.random.Generator, share_new: float | None = None
+    ) -> None:
+        self._shares = share, share if share_new is None else share_new
         self._rng = rng
 
-    def warm_up(self, beliefs: Beliefs) -> None:
-        """Has compiled what only some slates need: titles that are drawn."""
-        bits, order = np.full(2, 1 << Arm.NEW, np.uint16), np.arange(2)
-        state = new_slate(bits, 1)
-        places = shortlist(state, int(Arm.NEW), bits, order, N_SHORTLIST)
-        self._item_chances(beliefs, np.arange(1, 3, dtype=np.uint64), 0.5)
-        take(state, 0, int(places[0]), bits)
+    def share(self, context: int) -> float:
+        """The probability with which a slot explores in a context."""
+        return self._shares[parent(context, 1) == NEW]
 
-    def plan(
-        self,
-        beliefs: Beliefs,
-        row: Row,
-        now_ms: int,
-        found: Candidates,
-        ids: NDArray[np.uint64],
-        order: Places,
-        count: int,
-        base: Arm,
-    ) -> Plan:
-        """Fills up to `count` slots from the candidates in `order`; `ids` are by catalogue slot.
+    def chances(self, n_slots: int) -> Floats:
+        """`(n_slots, N_CHANCES)`, even in 0..1: what slots are given out by."""
+        return self._rng.random((n_slots, N_CHANCES))
 
-        O(candidates) for the sets of the arms; for each slot a look at those that are left.
+    def known(self, beliefs: Beliefs, context: int, features: NDArray[np.float32]) -> Known:
+        """Draws and belief; where the context is all that a policy sees, made once a version.
+
+        `features` are those of any candidate: what a policy sees of them is the viewer's.
         """
-        context = context_of(row, now_ms)
-        draws, belief = self._known(beliefs, context, found)
-        bits = arm_bits(found)
-        state = new_slate(bits, min(count, found.n))
-        chances = self._rng.random((len(state.places), 2))
-        item_chances = np.ones(len(state.places))
-        slot = 0
-        while (
-            slot := fill_slots(
-                state, slot, bits, order, draws, chances, self._share, int(base), DRAWN_ITEMS
-            )
-        ) < len(state.places):
-            arm = int(state.arms[slot])
-            places = shortlist(state, arm, bits, order, N_SHORTLIST)
-            odds = self._item_chances(beliefs, ids[found.slots[places]], float(belief.means[arm]))
-            chosen = int(self._rng.choice(len(places), p=odds))
-            item_chances[slot] = odds[chosen]
-            take(state, slot, int(places[chosen]), bits)
-            slot += 1
-        return Plan(
-            state.places.tolist(),
-            [Arm(arm) for arm in state.arms.tolist()],
-            state.propensities.tolist(),
-            item_chances.tolist(),
-            context,
-            belief,
-        )
-
-    def _item_chances(
-        self, beliefs: Beliefs, ids: NDArray[np.uint64], mean: float
-    ) -> NDArray[np.float64]:
-        """How often each title is the best of an arm's shortlist, by what is believed of titles."""
-        draws = beliefs.items.draws(ids, mean, self._rng, N_ITEM_DRAWS)
-        wins = np.bincount(draws.argmax(axis=1), minlength=len(ids))
-        chances: NDArray[np.float64] = wins / len(draws)
-        return chances
-
-    def _known(self, beliefs: Beliefs, context: int, found: Candidates) -> Known:
-        """Draws and belief; where the context is all that a policy sees, made once a version."""
         known = beliefs.known.get(context)
         if known is None:
-            policy, situation = beliefs.policy, situation_of(context, found.features[0])
-            draws = np.ascontiguousarray(policy.draws(context, situation, self._rng))
-            known = draws, policy.belief(context, situation)
+            policy, situation = beliefs.policy, situation_of(context, features)
+            known = Known.of(
+                policy.draws(context, situation, self._rng), policy.belief(context, situation)
+            )
             if policy.name not in LOOK_AT_SITUATION:
                 beliefs.known[context] = known
         return known

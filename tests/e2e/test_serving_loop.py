@@ -1,5 +1,6 @@
 """Events in over gRPC and Kafka, slates out, over a real stack of processes on both brokers."""
 
+import json
 import signal
 import time
 import uuid
@@ -8,18 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 from headrace.v1 import events_pb2
+from typer.testing import CliRunner
 
 from features.codec import encode_interaction_json
 from features.events import CatalogItem, Interaction
 from features.log import CONTENT_TYPE, JSON_TYPE, LogWriter, read_to_end
+from features.rules import Rule, RuleKind, RuleScope
 from features.vocabulary import ARM_NAMES, EventType
 from infra import topics
+from infra.cli import app
 from infra.embedded import EmbeddedRedis
 from infra.rebuild import rebuild
 from infra.settings import Settings
 from infra.stack import Stack
 from offline.replay import publish_catalogue
-from serving.client import Client, RequestError
+from serving.client import Client, Filters, RequestError
 from tests.flows import wait_until
 
 TITLES = [
@@ -146,6 +150,68 @@ def test_nobody_is_erased_by_an_event_or_without_a_name(client):
     with pytest.raises(RequestError) as refused:
         client.delete_user("")
     assert "user_id must be an id of 1..128 bytes" in str(refused.value)
+
+
+def ids_of(client, user_id="rita", count=100, **fields):
+    return ids(client.recommend(user_id, count=count, **fields))
+
+
+def test_a_title_that_is_blocked_by_command_is_gone_and_back_when_the_rule_goes(stack, client):
+    words = ["block", "--item", "e41", "--id", "no-e41", "--until", "+1h", "--reason", "licence"]
+    put = json.loads(rules_command(stack, "put", *words, "--json"))
+    assert put["rule"]["kind"] == "block"
+    wait_until(lambda: [rule.rule_id for rule in client.list_rules()] == ["no-e41"], 5)
+    slate = client.recommend("rita", count=100)
+    assert "e41" not in ids(slate)
+    assert "no-e41" in rules_command(stack, "list")
+    rules_command(stack, "delete", "no-e41", "--reason", "renewed")
+    wait_until(lambda: client.list_rules() == (), 5)
+    history = json.loads(rules_command(stack, "history", "no-e41", "--json"))
+    assert [(entry["what"], entry["reason"]) for entry in history] == [
+        ("set", "licence"),
+        ("taken away", "renewed"),
+    ]
+
+
+def test_a_title_that_is_pinned_by_command_stands_in_its_slot(stack, client):
+    last = ids_of(client, count=100)[-1]
+    words = ("pin", "--item", last, "--slot", "2", "--id", "second", "--until", "+1h")
+    rules_command(stack, "put", *words)
+    wait_until(lambda: len(client.list_rules()) == 1, 5)
+    item = client.recommend("rita", count=5).items[2]
+    assert (item.item_id, item.rule_id, item.source) == (last, "second", "editorial")
+    rules_command(stack, "delete", "second")
+    wait_until(lambda: client.list_rules() == (), 5)
+    assert all(item.rule_id == "" for item in client.recommend("rita", count=5).items)
+
+
+def rules_command(stack, *words):
+    """What `headrace rules` prints, asked of the server of a stack."""
+    address = () if words[0] == "history" else ("--address", stack.addresses.grpc)
+    environment = {"COLUMNS": "160", **stack.settings.environment()}
+    done = CliRunner().invoke(app, ["rules", *words, *address], env=environment)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_a_ceiling_holds_for_its_profile_alone_until_it_is_taken_away(client):
+    kids = RuleScope(user_id="rosa", profile_id="kids")
+    ceiling, _ = client.put_rule(Rule("", RuleKind.CEILING, scope=kids, max_age=12))
+    wait_until(lambda: len(client.list_rules()) == 1, 5)
+    assert ids_of(client, "rosa", profile_id="kids") == []  # no title here says for what age it is
+    assert len(ids_of(client, "rosa", 20)) == 20
+    client.delete_rule(ceiling.rule_id)
+    wait_until(lambda: len(ids_of(client, "rosa", 20, profile_id="kids")) == 20, 5)
+
+
+def test_a_rule_that_cannot_be_used_is_refused_by_field_and_value(client):
+    with pytest.raises(RequestError) as refused:
+        client.put_rule(Rule("r", RuleKind.BOOST, ("e1",), boost=7.0))
+    assert refused.value.code == "INVALID_ARGUMENT"
+    assert "rule.boost must be within -1..1, not 0; got 7.0" in str(refused.value)
+    with pytest.raises(RequestError, match=r"filters.max_age must be within 0\.\.21; got 99"):
+        client.recommend("rita", filters=Filters(max_age=99))
+    assert client.list_rules() == ()
 
 
 def test_slates_go_on_while_all_rows_are_built_anew(stack, client):

@@ -190,6 +190,18 @@ class World:
             "seen_alike": float(np.mean(alike)) if known else 0.0,
             "seen_of_series": len(of_series),
             "is_next_episode": float(int(fact["episode"]) in followers),
+            **self._of_kin(slot),
+        }
+
+    def _of_kin(self, slot: int) -> dict[str, float]:
+        known, cast = self._known(), set(self.facts[slot]["cast"].tolist()) - {0}
+        shared = [bool(cast & set(self.facts[k]["cast"].tolist())) for k in known]
+        same = [0 < self.years[slot] == self.years[k] for k in known]
+        weights = [0.93**k for k in range(len(known))]
+        return {
+            "cast_of_last": float(shared[0]) if known else 0.0,
+            "seen_of_cast": float(sum(shared)),
+            "seen_of_year": float(np.average(same, weights=weights)) if known else 0.0,
         }
 
     def _affinities(self, slot: int) -> list[float]:

@@ -16,6 +16,9 @@ from infra.topics import (
     ITEM_UPDATES,
     MODELS,
     OUTCOMES,
+    REDRIVES,
+    RULE_CHANGES,
+    RULES,
     Topic,
     TopicError,
     check_partitions,
@@ -84,6 +87,9 @@ def test_topics_are_created_once_however_often_it_is_asked(
         MODELS: 1,
         DEAD_LETTERS: 1,
         ERASURES: 1,
+        REDRIVES: 1,
+        RULES: 1,
+        RULE_CHANGES: 1,
     }
 
 
@@ -187,9 +193,9 @@ def test_records_that_name_a_user_stay_under_a_month() -> None:
             assert topic.retention_ms < MONTH_MS
 
 
-def test_catalog_models_and_erasures_keep_the_newest_record_of_every_key() -> None:
+def test_topics_of_the_newest_word_keep_the_newest_record_of_every_key() -> None:
     compacted = {topic.name for topic in topics() if topic.cleanup == "compact"}
-    assert compacted == {CATALOG, MODELS, ERASURES}
+    assert compacted == {CATALOG, MODELS, ERASURES, REDRIVES, RULES}
 
 
 def test_topic_that_is_not_there_counts_as_none() -> None:

@@ -14,7 +14,14 @@ from features.log import LogConfig, LogWriter
 from features.outcomes import Outcome, Rollback
 from infra import topics
 from offline import off_policy
-from offline.decision_log import NO_PROPENSITY, OF_ERASED, UNDECIDED, from_lake, from_log
+from offline.decision_log import (
+    NO_PROPENSITY,
+    OF_ERASED,
+    PINNED,
+    UNDECIDED,
+    from_lake,
+    from_log,
+)
 from offline.logged_feedback import OffPolicyError
 from offline.target_policies import logged_policy, static
 from streams.archive import rows_of
@@ -166,3 +173,16 @@ def test_from_a_log_of_the_engine_another_policy_s_reward_comes_out(tmp_path, rn
     assert found.low < 0.25 * 0.3 + 0.75 * 0.6 < found.high
     same = off_policy.inputs_of(logged, logged_policy(logged), np.zeros((1_500, 3)))
     assert off_policy.snips(same).value == pytest.approx(logged.rewards.mean())
+
+
+def test_slots_that_a_rule_pinned_are_no_choices(tmp_path):
+    found = from_lake(
+        write_lake(
+            tmp_path,
+            [impression("r1", ["pinned", "ranker"], [1.0, 0.5])],
+            [outcome("r1", 0, 1.0), outcome("r1", 1, 0.0)],
+        )
+    )
+    assert found.logged.action_names == ("ranker",)
+    assert found.logged.positions.tolist() == [1]
+    assert found.left_out == {PINNED: 1}

@@ -6,15 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from features.bundle_format import NO_NEIGHBOUR
+from features.bundle_format import NO_NEIGHBOUR, BundleError
 from features.events import CatalogItem
 from features.ids import id_hash
 from features.ranking import N_COLUMNS, RANKING_COLUMNS
 from features.vocabulary import EventType
 from features.windows import DAY_MS
-from infra.train import EngineExamples, LocalFeatures, next_titles
+from infra.train import EngineExamples, FreshModels, LocalFeatures, next_titles
 from offline.neighbours import N_NEIGHBOURS, NeighboursConfig, fit_neighbours
-from offline.train import Silent, TrainConfig, TrainingError, fit_models, latest_year, train
+from offline.train import (
+    Silent,
+    TrainConfig,
+    TrainingError,
+    fit_models,
+    latest_year,
+    refresh,
+    train,
+)
 from offline.train_als import AlsConfig, fit_factors
 from offline.train_ranker import (
     Examples,
@@ -24,6 +32,7 @@ from offline.train_ranker import (
     measure,
     place_of_first,
 )
+from serving.bundle import load_current
 from tests.clock import START_MS
 from tests.serving import engine
 
@@ -242,6 +251,43 @@ def test_events_that_want_nothing_cannot_be_trained_on(tmp_path):
         train(
             shown, engine.catalogue(), EngineExamples(shown, []), tmp_path, created_at_ms=START_MS
         )
+
+
+def test_a_refresh_brings_titles_that_came_since_and_keeps_what_ranks(tmp_path):
+    first = engine.train_small(tmp_path)
+    events = engine.columns(3_000, seed=9)
+    item = events.item.copy()
+    item[-50:] = engine.N_TITLES - 1  # of the last ten, which nobody has touched so far
+    second = refresh(
+        replace(events, item=item), engine.catalogue(), tmp_path,
+        created_at_ms=START_MS + DAY_MS, config=engine.SMALL,
+    )  # fmt: skip
+    bundle = load_current(tmp_path)
+    assert bundle.version == second.version != first.version
+    assert id_hash(f"t{engine.N_TITLES - 1}") in bundle.models.ids
+    assert second.files["ranker.txt"] == first.files["ranker.txt"]
+    assert (second.latest_year, second.metrics) == (first.latest_year, first.metrics)
+    assert second.n_events == 3_000
+
+
+def test_a_refresh_needs_a_bundle(tmp_path):
+    with pytest.raises(BundleError, match="current cannot be read"):
+        refresh(engine.columns(100), engine.catalogue(), tmp_path, created_at_ms=START_MS)
+
+
+def test_models_are_due_once_they_are_old_and_see_only_the_past():
+    events = engine.columns(3_000)
+    fresh = FreshModels(events, 2013, replace(engine.SMALL, refresh_days=10.0))
+    found = {k: models for k in range(500, 3_000) if (models := fresh.due(k)) is not None}
+    days = [(events.at_ms[k] - events.at_ms[500]) / DAY_MS for k in found]
+    assert [round(day) for day in days] == [10, 20]
+    for event, models in found.items():
+        assert models.support.sum() == event
+
+
+def test_a_refresh_must_be_some_time_away():
+    with pytest.raises(ValueError, match=r"train\.refresh_days must be above 0; got 0"):
+        TrainConfig(refresh_days=0)
 
 
 def test_a_window_must_be_a_share():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import grpc
 import numpy as np
@@ -15,19 +15,29 @@ from features import user_row
 from features.clock import Clock
 from features.compiled import Rows
 from features.events import EVENT
-from features.ids import viewer_hash
+from features.ids import id_hash, viewer_hash
 from features.log import LogConfig
 from features.position import Position
-from features.redis_store import AsyncRowReader
+from features.row_reader import AsyncRowReader, RowPosition
 from features.vocabulary import EventType
 from infra.topics import Topic, ensure_topics
 from serving.admin import AdminServicer
 from serving.client import Client
 from serving.guard.guard import Guard
+from serving.repeats import Repeats
 from serving.server import Server, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.settings import ServingSettings
-from serving.slate import Decision, Query, Slate, SlateItem, UnknownItemError, Viewer
+from serving.slate import (
+    Decision,
+    Explanation,
+    Query,
+    Slate,
+    SlateItem,
+    UnknownItemError,
+    Viewer,
+)
+from serving.slate_cache import SlateCache
 from serving.track import Tracker, track_writer
 from serving.viewers import ReadsRow, ViewerReader
 from tests.clock import START_MS, FakeClock
@@ -48,7 +58,8 @@ class FakeRecommender:
     def recommend(self, query: Query, viewer: Viewer, now_ms: int) -> Slate:
         self.viewers.append(viewer)
         self._work()
-        items = [self._item(id_) for id_ in TITLES if id_ not in query.exclude_item_ids]
+        barred = {*map(id_hash, query.exclude_item_ids), *query.shown}
+        items = [self._item(id_) for id_ in TITLES if id_hash(id_) not in barred]
         return Slate(
             tuple(items[: query.count]),
             bundle_version="b1",
@@ -56,6 +67,7 @@ class FakeRecommender:
             n_candidates=len(TITLES),
             degraded=() if now_ms else ("clock",),
             feature_names=("item_trend", "user_plays"),
+            has_more=len(items) > query.count,
         )
 
     def similar_items(self, item_id: str, count: int) -> tuple[SlateItem, ...]:
@@ -64,9 +76,37 @@ class FakeRecommender:
             raise UnknownItemError(item_id)
         return tuple(self._item(id_) for id_ in TITLES if id_ != item_id)[:count]
 
-    def trending(self, count: int, genres: tuple[str, ...]) -> tuple[SlateItem, ...]:
+    def trending(self, query: Query, now_ms: int) -> tuple[SlateItem, ...]:  # noqa: ARG002
         self._work()
-        return () if "Cooking" in genres else tuple(self._item(id_) for id_ in TITLES)[:count]
+        titles = () if "Cooking" in query.genres else TITLES
+        return tuple(self._item(id_) for id_ in titles)[: query.count]
+
+    def continue_watching(
+        self,
+        viewer: Viewer,
+        count: int,
+        now_ms: int,  # noqa: ARG002
+        query: Query | None = None,  # noqa: ARG002
+    ) -> tuple[SlateItem, ...]:
+        self._work()
+        begun = [] if viewer.row is None else ["tt3", "tt1"]
+        return tuple(replace(self._item(id_), progress=0.5) for id_ in begun)[:count]
+
+    def explain(self, query: Query, viewer: Viewer, item_id: str, now_ms: int) -> Explanation:
+        shown = [item.item_id for item in self.recommend(query, viewer, now_ms).items]
+        if item_id not in TITLES:
+            raise UnknownItemError(item_id)
+        is_shown = item_id in shown
+        return Explanation(
+            self._item(item_id),
+            shown=is_shown,
+            slot=shown.index(item_id) if is_shown else 0,
+            removed_by=("excluded",) if item_id in query.exclude_item_ids else (),
+            sources=("trending",),
+            rank=1,
+            feature_names=("item_trend", "user_plays"),
+            summary=f"{TITLES[item_id]} is {'' if is_shown else 'not '}shown",
+        )
 
     def _work(self) -> None:
         if self.failure is not None:
@@ -106,6 +146,12 @@ class FakeRows:
             raise self.failure
         return self.rows.get(id_)
 
+    async def read_position(self, id_: int) -> RowPosition | None:
+        row = await self.read(id_)
+        if row is None or row["partition"][0] < 0:
+            return None
+        return RowPosition(*(int(row[name][0]) for name in RowPosition._fields))
+
     def put(self, row: Rows) -> None:
         self.rows[int(row["id"][0])] = row
 
@@ -144,6 +190,7 @@ class Parts:
     clock: Clock = field(default_factory=FakeClock)
     record: Callable[[Decision], None] | None = None
     max_in_flight: int = 2_000
+    cache: SlateCache | None = None
     admin: AdminServicer | None = None
     guard: Guard | None = None
     may_be_warm: threading.Event = field(default_factory=threading.Event)
@@ -209,18 +256,26 @@ async def run_parts(parts: Parts, listening: Callable[[int], None], stop: asynci
     )
     tracker.start()
     rows = parts.rows()
+    viewers = ViewerReader(rows, parts.topic)
+    record = parts.record or parts.decisions.append
+    repeats = None
+    if parts.cache is not None:
+        repeats = Repeats(
+            parts.cache, viewers, record, lambda: 1_500, parts.clock, parts.clock, parts.topic
+        )
     server = Server(
         settings,
         IngestServicer(tracker, stream_idle_s=settings.stream_idle_s),
         RecommendationServicer(
             parts.recommender,
-            ViewerReader(rows, parts.topic),
-            parts.record or parts.decisions.append,
+            viewers,
+            record,
             lambda: 1_500,
             parts.clock,
             parts.clock,
             topic=parts.topic,
             default_wait_ms=settings.default_wait_ms,
+            repeats=repeats,
         ),
         parts.admin,
         parts.guard,

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 
 from features.bundle_format import (
+    CONTENT_MAP,
     CURRENT,
     FILES,
     INDEX,
     MANIFEST,
+    OPTIONAL_FIELDS,
     RANKER,
     ItemModels,
     Manifest,
     make_current,
     sha256,
 )
-from offline.bundle import Provenance, write_bundle
+from features.content import N_CONTENT
+from offline.bundle import Provenance, write_bundle, write_fits
 from offline.faiss_index import build_index
 from serving.bundle import Bundle, BundleError, load_bundle, load_current
 from tests.clock import START_MS
@@ -248,3 +251,54 @@ def test_a_bundle_without_ranker_comes_from_models_alone():
 
 def test_a_version_can_be_loaded_by_its_folder(bundles):
     assert load_bundle(folder_of(bundles)).version == folder_of(bundles).name
+
+
+# --- what a bundle may have besides ---
+
+
+def test_what_is_optional_is_read_where_it_is(bundles):
+    assert load_current(bundles).content_map.shape == (N_CONTENT + 1, 8)
+    assert CONTENT_MAP in load_current(bundles).manifest.files
+
+
+def test_an_older_bundle_without_it_is_read_as_before(bundles):
+    (folder_of(bundles) / CONTENT_MAP).unlink()
+    edit(bundles, lambda m: m["files"].pop(CONTENT_MAP))
+    for name in OPTIONAL_FIELDS:
+        edit(bundles, lambda m, name=name: m.pop(name))
+    bundle = load_current(bundles)
+    assert bundle.content_map is None
+    assert bundle.manifest.fusion == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((3, 8), np.float32), np.full((N_CONTENT + 1, 8), np.nan, np.float32)]
+)
+def test_a_wrong_content_map_is_refused(bundles, wrong):
+    put(bundles, CONTENT_MAP, npy(wrong))
+    with pytest.raises(BundleError, match=r"content_map\.npy must be \(65, 8\) finite float32"):
+        load_current(bundles)
+
+
+def test_a_changed_or_missing_optional_file_is_refused(bundles):
+    (folder_of(bundles) / CONTENT_MAP).write_bytes(b"x")
+    with pytest.raises(BundleError, match=f"{CONTENT_MAP} must have the SHA-256"):
+        load_current(bundles)
+    (folder_of(bundles) / CONTENT_MAP).unlink()
+    with pytest.raises(BundleError, match=f"{CONTENT_MAP} cannot be read"):
+        load_current(bundles)
+
+
+def test_fits_on_the_log_make_a_new_bundle_of_the_same_models(bundles):
+    before = load_current(bundles)
+    fusion = {"ranker": 0.5, "click": 1.0, "watch": 0.0}
+    table = {"scores": [0.0, 1.0], "probabilities": [0.1, 0.2]}
+    manifest = write_fits(bundles, fusion, table, {"logged_slots": 9.0}, START_MS + 5_000)
+    after = load_current(bundles)
+    assert after.version == manifest.version != before.version
+    assert after.manifest.files == before.manifest.files
+    assert (after.fusion.click, after.fusion.ranker) == (1.0, 0.5)
+    assert after.calibration.probabilities(np.array([0.5])) == pytest.approx(0.15)
+    assert after.manifest.metrics["logged_slots"] == 9.0
+    assert load_bundle(bundles / before.version).calibration is None
+    assert after.cheap is not None

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from features.certification import UNKNOWN_AGE
 from features.codec import encode_catalog_item
 from features.events import EVENT, CatalogItem
 from features.ids import id_hash
 from features.log import LogConfig, LogError, LogWriter
-from features.titles import FACTS, TitleFacts
+from features.titles import FACTS, TitleFacts, short_hash
 from features.vocabulary import genre_mask
-from serving.catalogue import Catalogue, CatalogueTable
+from serving.catalogue import EVERYWHERE, FOR_GOOD, Catalogue, CatalogueTable, TableError
 from tests.apache_kafka import ApacheKafka
 from tests.serving.harness import create_topic
 
@@ -53,10 +54,51 @@ def test_table_does_not_depend_on_the_order_of_its_titles() -> None:
     assert (np.diff(one.ids.astype(object)) > 0).all()
 
 
-def test_table_cannot_be_changed() -> None:
-    table = CatalogueTable.of([HEAT])
-    with pytest.raises(ValueError, match="read-only"):
-        table.years[0] = 1
+def test_what_decides_where_and_when_and_for_whom_a_title_is_shown_is_in_the_table() -> None:
+    plain = CatalogItem("tt1", "Heat")
+    bound = CatalogItem(
+        "tt2", "Ronin", certification="FSK 16", available_from_ms=3, available_until_ms=9,
+        regions=("de", "AT"), category="Film", language="en",
+    )  # fmt: skip
+    again = CatalogItem("tt3", regions=("AT", "DE"))
+    table = CatalogueTable.of([plain, bound, again])
+    at = {item_id: slot for slot, item_id in enumerate(table.item_ids)}
+    one, two, three = at["tt1"], at["tt2"], at["tt3"]
+    assert (table.available_from_ms[one], table.available_until_ms[one]) == (0, FOR_GOOD)
+    assert (table.available_from_ms[two], table.available_until_ms[two]) == (3, 9)
+    assert (table.ages[one], table.ages[two]) == (UNKNOWN_AGE, 16)
+    assert (table.categories[one], table.categories[two]) == (0, short_hash("film"))
+    assert (table.languages[one], table.languages[two]) == (0, short_hash("en"))
+    assert table.region_sets[one] == EVERYWHERE
+    assert table.region_sets[two] == table.region_sets[three]
+    assert table.regions_of_set[table.region_sets[two]] == {"DE", "AT"}
+
+
+def test_titles_come_change_and_go_in_slots_of_their_own() -> None:
+    table = CatalogueTable.of([HEAT, RONIN], room=2)
+    heat = table.slot_of("tt1")
+    new = table.put(CatalogItem("tt9", "New", 2024, ("Drama",)))
+    assert (new, table.slot_of("tt9"), table.ids[new]) == (2, 2, id_hash("tt9"))
+    assert table.put(CatalogItem("tt9", "Newer", 2025, ("Comedy",))) == new
+    assert (table.titles[new], table.years[new]) == ("Newer", 2025)
+    assert table.genres[new] == genre_mask(("Comedy",))
+    assert table.remove("tt1") == heat
+    assert table.slot_of("tt1") is None
+    assert table.available_from_ms[heat] == FOR_GOOD
+    assert table.slots_of(np.array([id_hash("tt1")], np.uint64)) == heat  # its past stays known
+    assert (len(table), table.n_used, table.n_titles) == (4, 3, 2)
+    assert table.remove("tt1") is None
+    assert table.put(HEAT) == heat
+    assert (table.n_titles, table.available_from_ms[heat]) == (3, 5)
+
+
+def test_a_table_says_when_it_is_full() -> None:
+    table = CatalogueTable.of([HEAT], room=1)
+    table.put(RONIN)
+    assert table.room == 0
+    with pytest.raises(TableError, match="no room for 'tt3'"):
+        table.put(CatalogItem("tt3"))
+    table.put(CatalogItem("tt1", "Heat again"))
 
 
 def test_empty_catalogue_is_a_table() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from features import item_row
 from features.bundle_format import ItemModels
+from features.events import CatalogItem
 from features.popularity import popularity_of
 from features.ranking import (
     LONG_TAIL,
@@ -15,9 +16,7 @@ from features.ranking import (
     POPULARITY_RANK,
     RANKING_COLUMNS,
 )
-from features.store import USERS
-from features.viewing_state import is_done_with
-from features.vocabulary import EventType
+from serving.catalogue import CatalogueTable
 from serving.ranking.ranker import Ranker
 from serving.ranking.trees import TreeError, Trees
 from serving.retrieval.base import (
@@ -26,15 +25,11 @@ from serving.retrieval.base import (
     Candidates,
     Quotas,
     Source,
-    allow,
-    best_allowed,
     heap_push,
 )
 from serving.retrieval.covisitation import N_TITLES, PRIOR, STEP_WEIGHT, Covisitation
 from serving.retrieval.faiss_index import FaissIndex, FoldIn
 from serving.retrieval.trending import NEW, TOTAL, TRENDING_1D, TRENDING_6H, WEEK, Trending
-from tests.clock import START_MS
-from tests.features.examples import event, user_after
 
 N_ITEMS = 50
 
@@ -81,12 +76,10 @@ def test_a_quota_is_kept():
 def test_keeping_some_leaves_them_in_order_and_lets_the_others_return(rng):
     found = Candidates(30, 30)
     found.offer(np.arange(20), 20, Source.WEEK)
-    found.features[:20] = np.arange(20)[:, np.newaxis]
     allowed = rng.random(20) < 0.5
     assert found.keep(allowed) == 20 - allowed.sum()
     expected = np.flatnonzero(allowed)
     assert found.slots[: found.n].tolist() == expected.tolist()
-    assert (found.features[: found.n, 0] == expected).all()
     found.offer(np.arange(20), 20, Source.POPULAR)
     assert sorted(found.slots[: found.n].tolist()) == list(range(20))
 
@@ -108,42 +101,6 @@ def test_a_heap_keeps_the_best(rng):
                 held = heap_push(slots, scores, held, slot, score)
         assert sorted(scores[:held]) == sorted(given)[-n:]
         assert (given[slots[:held]] == scores[:held]).all()
-
-
-def test_the_best_allowed_are_found_over_the_whole_catalogue(rng):
-    order = rng.permutation(N_ITEMS).astype(np.float32)
-    genres = rng.integers(0, 4, N_ITEMS).astype(np.uint32)
-    out_ms = rng.integers(0, 3, N_ITEMS).astype(np.int64)
-    blocked = rng.random(N_ITEMS) < 0.2
-    places = np.where(rng.random(N_ITEMS) < 0.2, 1, -1).astype(np.int32)
-    ids = np.arange(1, N_ITEMS + 1, dtype=np.uint64)
-    found = best_allowed(
-        order, 12, places, USERS.empty["viewing"][0], ids, genres, out_ms, blocked, 2, 1
-    )
-    fitting = np.flatnonzero(~blocked & (places < 0) & (out_ms <= 1) & (genres & 2 > 0))
-    assert found.tolist() == fitting[np.argsort(-order[fitting])][:12].tolist()
-
-
-def test_what_is_done_with_is_never_allowed_and_everything_else_is(rng):
-    ids = rng.integers(1, 2**63, 2_000).astype(np.uint64)
-    nothing = np.zeros(len(ids), np.int64)
-    blocked, allowed = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
-    slots = np.arange(len(ids), dtype=np.int32)
-    kinds = (EventType.COMPLETE, EventType.DISLIKE, EventType.CLICK, EventType.PLAY)
-    for n_touched in (0, 1, 40, 500):
-        touched = enumerate(ids[:n_touched])
-        row = user_after(*(event(item=item, type=kinds[k % 4]) for k, item in touched))
-        viewing = row["viewing"][0]
-        expected = [not is_done_with(viewing, item) for item in ids]
-        allow(
-            slots, viewing, ids, nothing.astype(np.uint32), nothing, blocked, 0, START_MS, allowed
-        )
-        assert allowed.tolist() == expected
-        found = best_allowed(
-            np.ones(len(ids), np.float32), len(ids), np.full(len(ids), -1, np.int32), viewing,
-            ids, nothing.astype(np.uint32), nothing, blocked, 0, START_MS,
-        )  # fmt: skip
-        assert sorted(found.tolist()) == np.flatnonzero(expected).tolist()
 
 
 def test_every_source_has_words_of_its_own():
@@ -250,10 +207,14 @@ def hot_values(rng: np.random.Generator, n: int) -> np.ndarray:
     return values
 
 
+def table_of(n: int, room: int = 0) -> CatalogueTable:
+    return CatalogueTable.of([CatalogItem(f"t{k}") for k in range(n)], room=room)
+
+
 @pytest.mark.parametrize("n", [0, 3, 500, 3_000])
 def test_lists_hold_the_hottest_titles_in_order(rng, n):
     values = hot_values(rng, n)
-    hot = Trending(n, 1_000).lists(values, 0)
+    hot = Trending(table_of(n), 1_000).lists(values, 0)
     touched = values[:, column("item_engaged_total")] > 0
     trend = values[:, column("item_trend_1d")]
     tie = np.float32(1e-3) * trend
@@ -282,12 +243,22 @@ def test_lists_hold_the_hottest_titles_in_order(rng, n):
 
 def test_lists_are_made_anew_when_they_are_old_and_not_before(rng):
     values = hot_values(rng, 100)
-    trending = Trending(100, 1_000)
+    trending = Trending(table_of(100), 1_000)
     first = trending.lists(values, 5_000)
     assert trending.lists(values, 5_999) is first
     values[:] = hot_values(rng, 100)
     assert trending.lists(values, 6_000) is not first
     assert trending.lists(values, 4_000).at_ms == 4_000  # a clock that was set back
+
+
+def test_a_slot_that_is_still_free_stands_where_a_title_stands_that_nobody_has_touched(rng):
+    values = hot_values(rng, 50)
+    values[30:] = item_row.DEFAULTS
+    full = Trending(table_of(50), 1_000).lists(values, 0)
+    table = table_of(49, room=1)
+    partly = Trending(table, 1_000).lists(values, 0)
+    assert partly.standings[49].tolist() == partly.standings[48].tolist()
+    np.testing.assert_allclose(partly.standings[49], full.standings[49], rtol=0.05)
 
 
 # --- trees ---

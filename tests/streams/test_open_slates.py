@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.events import Interaction
-from features.outcomes import NO_ANSWER_MS, UNKNOWN_SHARE
-from features.vocabulary import EventType
+from features.learning_codec import decode_learning_batch, encode_outcome
+from features.outcomes import NO_ANSWER_MS, UNKNOWN_ARM, UNKNOWN_SHARE
+from features.vocabulary import PINNED_NAME, EventType
+from online_models.bandits import BanditState
 from online_models.reward import RewardTable, answers_of
 from streams import open_slates
 from streams.open_slates import SLACK_MS, Attribution, AttributionRules, answers_in
@@ -69,6 +71,17 @@ def test_an_outcome_says_all_that_was_logged_of_the_decision():
     assert (found.feature_version, found.bundle_version, found.served_at_ms) == ("f1", "b1", 7)
     assert found.features == (0.5, 0.5, 0.5)
     assert found.watch_share == UNKNOWN_SHARE
+
+
+def test_a_slot_that_a_rule_pinned_is_told_of_and_teaches_no_arm():
+    (outcome, *_) = outcomes_of(records([(100, slate("r1", arm=PINNED_NAME))]), [], RULES)
+    assert outcome.arm == PINNED_NAME
+    record = decode_learning_batch([encode_outcome(outcome)], [0]).records
+    assert record["arm"] == UNKNOWN_ARM
+    state = BanditState()
+    state.learn(record)
+    assert state.counts == {"learnt": 0, "skipped": 1}
+    assert not any(state.arrays()[name].any() for name in ("beta_evidence", "item_evidence"))
 
 
 def test_nothing_is_decided_before_its_time():

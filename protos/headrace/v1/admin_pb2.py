@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import events_pb2 as headrace_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/admin.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/events.proto\"8\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\"=\n\x12\x44\x65leteUserResponse\x12\'\n\x08position\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Position2]\n\x0c\x41\x64minService\x12M\n\nDeleteUser\x12\x1e.headrace.v1.DeleteUserRequest\x1a\x1f.headrace.v1.DeleteUserResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17headrace/v1/admin.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/events.proto\"8\n\x11\x44\x65leteUserRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\"=\n\x12\x44\x65leteUserResponse\x12\'\n\x08position\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Position\"1\n\x0ePutRuleRequest\x12\x1f\n\x04rule\x18\x01 \x01(\x0b\x32\x11.headrace.v1.Rule\"[\n\x0fPutRuleResponse\x12\x1f\n\x04rule\x18\x01 \x01(\x0b\x32\x11.headrace.v1.Rule\x12\'\n\x08position\x18\x02 \x01(\x0b\x32\x15.headrace.v1.Position\"4\n\x11\x44\x65leteRuleRequest\x12\x0f\n\x07rule_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x12\x44\x65leteRuleResponse\x12\'\n\x08position\x18\x01 \x01(\x0b\x32\x15.headrace.v1.Position\"\x12\n\x10ListRulesRequest\"5\n\x11ListRulesResponse\x12 \n\x05rules\x18\x01 \x03(\x0b\x32\x11.headrace.v1.Rule2\xbe\x02\n\x0c\x41\x64minService\x12M\n\nDeleteUser\x12\x1e.headrace.v1.DeleteUserRequest\x1a\x1f.headrace.v1.DeleteUserResponse\x12\x44\n\x07PutRule\x12\x1b.headrace.v1.PutRuleRequest\x1a\x1c.headrace.v1.PutRuleResponse\x12M\n\nDeleteRule\x12\x1e.headrace.v1.DeleteRuleRequest\x1a\x1f.headrace.v1.DeleteRuleResponse\x12J\n\tListRules\x12\x1d.headrace.v1.ListRulesRequest\x1a\x1e.headrace.v1.ListRulesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEUSERREQUEST']._serialized_end=122
   _globals['_DELETEUSERRESPONSE']._serialized_start=124
   _globals['_DELETEUSERRESPONSE']._serialized_end=185
-  _globals['_ADMINSERVICE']._serialized_start=187
-  _globals['_ADMINSERVICE']._serialized_end=280
+  _globals['_PUTRULEREQUEST']._serialized_start=187
+  _globals['_PUTRULEREQUEST']._serialized_end=236
+  _globals['_PUTRULERESPONSE']._serialized_start=238
+  _globals['_PUTRULERESPONSE']._serialized_end=329
+  _globals['_DELETERULEREQUEST']._serialized_start=331
+  _globals['_DELETERULEREQUEST']._serialized_end=383
+  _globals['_DELETERULERESPONSE']._serialized_start=385
+  _globals['_DELETERULERESPONSE']._serialized_end=446
+  _globals['_LISTRULESREQUEST']._serialized_start=448
+  _globals['_LISTRULESREQUEST']._serialized_end=466
+  _globals['_LISTRULESRESPONSE']._serialized_start=468
+  _globals['_LISTRULESRESPONSE']._serialized_end=521
+  _globals['_ADMINSERVICE']._serialized_start=524
+  _globals['_ADMINSERVICE']._serialized_end=842
 # @@protoc_insertion_point(module_scope)

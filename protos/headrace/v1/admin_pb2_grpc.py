@@ -39,6 +39,21 @@ class AdminServiceStub:
                 request_serializer=headrace_dot_v1_dot_admin__pb2.DeleteUserRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_admin__pb2.DeleteUserResponse.FromString,
                 _registered_method=True)
+        self.PutRule = channel.unary_unary(
+                '/headrace.v1.AdminService/PutRule',
+                request_serializer=headrace_dot_v1_dot_admin__pb2.PutRuleRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_admin__pb2.PutRuleResponse.FromString,
+                _registered_method=True)
+        self.DeleteRule = channel.unary_unary(
+                '/headrace.v1.AdminService/DeleteRule',
+                request_serializer=headrace_dot_v1_dot_admin__pb2.DeleteRuleRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_admin__pb2.DeleteRuleResponse.FromString,
+                _registered_method=True)
+        self.ListRules = channel.unary_unary(
+                '/headrace.v1.AdminService/ListRules',
+                request_serializer=headrace_dot_v1_dot_admin__pb2.ListRulesRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_admin__pb2.ListRulesResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -52,6 +67,27 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutRule(self, request, context):
+        """Sets a rule, or changes the one of its id; every server follows within a second.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRule(self, request, context):
+        """Takes a rule away. Taking away what is not there is harmless.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRules(self, request, context):
+        """The rules in force and those to come, as this server has them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +95,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DeleteUser,
                     request_deserializer=headrace_dot_v1_dot_admin__pb2.DeleteUserRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_admin__pb2.DeleteUserResponse.SerializeToString,
+            ),
+            'PutRule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutRule,
+                    request_deserializer=headrace_dot_v1_dot_admin__pb2.PutRuleRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_admin__pb2.PutRuleResponse.SerializeToString,
+            ),
+            'DeleteRule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRule,
+                    request_deserializer=headrace_dot_v1_dot_admin__pb2.DeleteRuleRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_admin__pb2.DeleteRuleResponse.SerializeToString,
+            ),
+            'ListRules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRules,
+                    request_deserializer=headrace_dot_v1_dot_admin__pb2.ListRulesRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_admin__pb2.ListRulesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +139,87 @@ class AdminService:
             '/headrace.v1.AdminService/DeleteUser',
             headrace_dot_v1_dot_admin__pb2.DeleteUserRequest.SerializeToString,
             headrace_dot_v1_dot_admin__pb2.DeleteUserResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutRule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AdminService/PutRule',
+            headrace_dot_v1_dot_admin__pb2.PutRuleRequest.SerializeToString,
+            headrace_dot_v1_dot_admin__pb2.PutRuleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AdminService/DeleteRule',
+            headrace_dot_v1_dot_admin__pb2.DeleteRuleRequest.SerializeToString,
+            headrace_dot_v1_dot_admin__pb2.DeleteRuleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.AdminService/ListRules',
+            headrace_dot_v1_dot_admin__pb2.ListRulesRequest.SerializeToString,
+            headrace_dot_v1_dot_admin__pb2.ListRulesResponse.FromString,
             options,
             channel_credentials,
             insecure,

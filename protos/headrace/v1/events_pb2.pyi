@@ -39,6 +39,14 @@ class Page(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PAGE_CATEGORY: _ClassVar[Page]
     PAGE_ITEM: _ClassVar[Page]
     PAGE_SEARCH: _ClassVar[Page]
+
+class RuleKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RULE_KIND_UNSPECIFIED: _ClassVar[RuleKind]
+    RULE_KIND_PIN: _ClassVar[RuleKind]
+    RULE_KIND_BOOST: _ClassVar[RuleKind]
+    RULE_KIND_BLOCK: _ClassVar[RuleKind]
+    RULE_KIND_CEILING: _ClassVar[RuleKind]
 INTERACTION_TYPE_UNSPECIFIED: InteractionType
 INTERACTION_TYPE_IMPRESSION: InteractionType
 INTERACTION_TYPE_CLICK: InteractionType
@@ -63,6 +71,11 @@ PAGE_HOME: Page
 PAGE_CATEGORY: Page
 PAGE_ITEM: Page
 PAGE_SEARCH: Page
+RULE_KIND_UNSPECIFIED: RuleKind
+RULE_KIND_PIN: RuleKind
+RULE_KIND_BOOST: RuleKind
+RULE_KIND_BLOCK: RuleKind
+RULE_KIND_CEILING: RuleKind
 
 class Position(_message.Message):
     __slots__ = ("topic", "partition", "offset")
@@ -149,7 +162,7 @@ class SlateSlot(_message.Message):
     def __init__(self, item_id: _Optional[str] = ..., source: _Optional[str] = ..., arm: _Optional[str] = ..., propensity: _Optional[float] = ..., score: _Optional[float] = ..., cause_item_id: _Optional[str] = ..., features: _Optional[_Iterable[float]] = ..., item_propensity: _Optional[float] = ..., posterior_mean: _Optional[float] = ..., posterior_weight: _Optional[float] = ...) -> None: ...
 
 class Impression(_message.Message):
-    __slots__ = ("request_id", "user_id", "profile_id", "session_id", "served_at_ms", "context", "slots", "bundle_version", "feature_version", "included", "degraded", "n_candidates", "decision_context", "policy", "model_sequence")
+    __slots__ = ("request_id", "user_id", "profile_id", "session_id", "served_at_ms", "context", "slots", "bundle_version", "feature_version", "included", "degraded", "n_candidates", "decision_context", "policy", "model_sequence", "cached", "rules")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
     PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +178,8 @@ class Impression(_message.Message):
     DECISION_CONTEXT_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     MODEL_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     user_id: str
     profile_id: str
@@ -180,7 +195,9 @@ class Impression(_message.Message):
     decision_context: str
     policy: str
     model_sequence: int
-    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[SlateSlot, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., feature_version: _Optional[str] = ..., included: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., n_candidates: _Optional[int] = ..., decision_context: _Optional[str] = ..., policy: _Optional[str] = ..., model_sequence: _Optional[int] = ...) -> None: ...
+    cached: bool
+    rules: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ..., session_id: _Optional[str] = ..., served_at_ms: _Optional[int] = ..., context: _Optional[_Union[Context, _Mapping]] = ..., slots: _Optional[_Iterable[_Union[SlateSlot, _Mapping]]] = ..., bundle_version: _Optional[str] = ..., feature_version: _Optional[str] = ..., included: _Optional[_Iterable[_Union[Position, _Mapping]]] = ..., degraded: _Optional[_Iterable[str]] = ..., n_candidates: _Optional[int] = ..., decision_context: _Optional[str] = ..., policy: _Optional[str] = ..., model_sequence: _Optional[int] = ..., cached: _Optional[bool] = ..., rules: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("request_id", "slot", "user_id", "profile_id", "item_id", "label", "reward", "watch_share", "delay_ms", "revision", "previous_label", "previous_reward", "source", "arm", "propensity", "item_propensity", "decision_context", "served_at_ms", "decided_at_ms", "model_sequence", "feature_version", "bundle_version", "features")
@@ -269,7 +286,7 @@ class ModelSnapshot(_message.Message):
     def __init__(self, name: _Optional[str] = ..., sequence: _Optional[int] = ..., feature_version: _Optional[str] = ..., created_at_ms: _Optional[int] = ..., restored_from: _Optional[int] = ..., payload: _Optional[bytes] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class CatalogItem(_message.Message):
-    __slots__ = ("item_id", "title", "year", "genres", "overview", "director", "cast", "runtime_min", "language", "certification", "available_from_ms", "removed", "series_id", "season", "episode")
+    __slots__ = ("item_id", "title", "year", "genres", "overview", "director", "cast", "runtime_min", "language", "certification", "available_from_ms", "removed", "series_id", "season", "episode", "available_until_ms", "regions", "category")
     ITEM_ID_FIELD_NUMBER: _ClassVar[int]
     TITLE_FIELD_NUMBER: _ClassVar[int]
     YEAR_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +302,9 @@ class CatalogItem(_message.Message):
     SERIES_ID_FIELD_NUMBER: _ClassVar[int]
     SEASON_FIELD_NUMBER: _ClassVar[int]
     EPISODE_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_FIELD_NUMBER: _ClassVar[int]
     item_id: str
     title: str
     year: int
@@ -300,7 +320,54 @@ class CatalogItem(_message.Message):
     series_id: str
     season: int
     episode: int
-    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., year: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ..., overview: _Optional[str] = ..., director: _Optional[str] = ..., cast: _Optional[_Iterable[str]] = ..., runtime_min: _Optional[int] = ..., language: _Optional[str] = ..., certification: _Optional[str] = ..., available_from_ms: _Optional[int] = ..., removed: _Optional[bool] = ..., series_id: _Optional[str] = ..., season: _Optional[int] = ..., episode: _Optional[int] = ...) -> None: ...
+    available_until_ms: int
+    regions: _containers.RepeatedScalarFieldContainer[str]
+    category: str
+    def __init__(self, item_id: _Optional[str] = ..., title: _Optional[str] = ..., year: _Optional[int] = ..., genres: _Optional[_Iterable[str]] = ..., overview: _Optional[str] = ..., director: _Optional[str] = ..., cast: _Optional[_Iterable[str]] = ..., runtime_min: _Optional[int] = ..., language: _Optional[str] = ..., certification: _Optional[str] = ..., available_from_ms: _Optional[int] = ..., removed: _Optional[bool] = ..., series_id: _Optional[str] = ..., season: _Optional[int] = ..., episode: _Optional[int] = ..., available_until_ms: _Optional[int] = ..., regions: _Optional[_Iterable[str]] = ..., category: _Optional[str] = ...) -> None: ...
+
+class RuleScope(_message.Message):
+    __slots__ = ("pages", "devices", "regions", "user_id", "profile_id")
+    PAGES_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    USER_ID_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_ID_FIELD_NUMBER: _ClassVar[int]
+    pages: _containers.RepeatedScalarFieldContainer[Page]
+    devices: _containers.RepeatedScalarFieldContainer[Device]
+    regions: _containers.RepeatedScalarFieldContainer[str]
+    user_id: str
+    profile_id: str
+    def __init__(self, pages: _Optional[_Iterable[_Union[Page, str]]] = ..., devices: _Optional[_Iterable[_Union[Device, str]]] = ..., regions: _Optional[_Iterable[str]] = ..., user_id: _Optional[str] = ..., profile_id: _Optional[str] = ...) -> None: ...
+
+class Rule(_message.Message):
+    __slots__ = ("rule_id", "kind", "item_ids", "genres", "scope", "from_ms", "until_ms", "slot", "boost", "max_age", "reason", "author", "changed_at_ms")
+    RULE_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ITEM_IDS_FIELD_NUMBER: _ClassVar[int]
+    GENRES_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    FROM_MS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_MS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    BOOST_FIELD_NUMBER: _ClassVar[int]
+    MAX_AGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AT_MS_FIELD_NUMBER: _ClassVar[int]
+    rule_id: str
+    kind: RuleKind
+    item_ids: _containers.RepeatedScalarFieldContainer[str]
+    genres: _containers.RepeatedScalarFieldContainer[str]
+    scope: RuleScope
+    from_ms: int
+    until_ms: int
+    slot: int
+    boost: float
+    max_age: int
+    reason: str
+    author: str
+    changed_at_ms: int
+    def __init__(self, rule_id: _Optional[str] = ..., kind: _Optional[_Union[RuleKind, str]] = ..., item_ids: _Optional[_Iterable[str]] = ..., genres: _Optional[_Iterable[str]] = ..., scope: _Optional[_Union[RuleScope, _Mapping]] = ..., from_ms: _Optional[int] = ..., until_ms: _Optional[int] = ..., slot: _Optional[int] = ..., boost: _Optional[float] = ..., max_age: _Optional[int] = ..., reason: _Optional[str] = ..., author: _Optional[str] = ..., changed_at_ms: _Optional[int] = ...) -> None: ...
 
 class Drift(_message.Message):
     __slots__ = ("what", "segment", "offset", "before", "after")

@@ -25,33 +25,63 @@ _sym_db = _symbol_database.Default()
 from headrace.v1 import events_pb2 as headrace_dot_v1_dot_events__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadrace/v1/recommender.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/events.proto\"\x85\x02\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12%\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x14.headrace.v1.Context\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x0e\n\x06genres\x18\x07 \x03(\t\x12$\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x15.headrace.v1.Position\x12\x0f\n\x07wait_ms\x18\t \x01(\r\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\r\n\x05\x64\x65\x62ug\x18\x0b \x01(\x08\"\x81\x02\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x05items\x18\x02 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12)\n\tfreshness\x18\x03 \x01(\x0b\x32\x16.headrace.v1.Freshness\x12\x10\n\x08\x64\x65graded\x18\x04 \x03(\t\x12\x16\n\x0e\x62undle_version\x18\x05 \x01(\t\x12\x14\n\x0cn_candidates\x18\x06 \x01(\r\x12\x18\n\x10\x64\x65\x63ision_context\x18\x07 \x01(\t\x12\x0e\n\x06policy\x18\x08 \x01(\t\x12\x16\n\x0emodel_sequence\x18\t \x01(\x04\"\x82\x03\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x15\n\rcause_item_id\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61use_title\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12<\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32*.headrace.v1.RecommendedItem.FeaturesEntry\x12\x0b\n\x03\x61rm\x18\t \x01(\t\x12\x12\n\npropensity\x18\n \x01(\x01\x12\x17\n\x0fitem_propensity\x18\x0b \x01(\x01\x12\x16\n\x0eposterior_mean\x18\x0c \x01(\x01\x12\x18\n\x10posterior_weight\x18\r \x01(\x01\x12\x19\n\x11\x63lick_probability\x18\x0e \x01(\x01\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x8b\x01\n\tFreshness\x12\x16\n\x0e\x61\x66ter_included\x18\x01 \x01(\x08\x12\'\n\x08included\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Position\x12\x14\n\x0cstate_age_ms\x18\x03 \x01(\x03\x12\x14\n\x0citems_age_ms\x18\x04 \x01(\x03\x12\x11\n\twaited_ms\x18\x05 \x01(\x03\"5\n\x13SimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"C\n\x14SimilarItemsResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\"0\n\x0fTrendingRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0e\n\x06genres\x18\x02 \x03(\t\"U\n\x10TrendingResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12\x14\n\x0citems_age_ms\x18\x02 \x01(\x03\x32\x81\x02\n\x15RecommendationService\x12J\n\tRecommend\x12\x1d.headrace.v1.RecommendRequest\x1a\x1e.headrace.v1.RecommendResponse\x12S\n\x0cSimilarItems\x12 .headrace.v1.SimilarItemsRequest\x1a!.headrace.v1.SimilarItemsResponse\x12G\n\x08Trending\x12\x1c.headrace.v1.TrendingRequest\x1a\x1d.headrace.v1.TrendingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dheadrace/v1/recommender.proto\x12\x0bheadrace.v1\x1a\x18headrace/v1/events.proto\"\x9c\x01\n\x07\x46ilters\x12\x11\n\tlanguages\x18\x01 \x03(\t\x12\x12\n\ncategories\x18\x02 \x03(\t\x12\x12\n\nmin_rating\x18\x03 \x01(\x02\x12\x14\n\x07max_age\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x17\n\x0finclude_watched\x18\x05 \x01(\x08\x12\x1b\n\x13\x65xclude_in_progress\x18\x06 \x01(\x08\x42\n\n\x08_max_age\"\x97\x03\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12%\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x14.headrace.v1.Context\x12\x18\n\x10\x65xclude_item_ids\x18\x06 \x03(\t\x12\x0e\n\x06genres\x18\x07 \x03(\t\x12$\n\x05\x61\x66ter\x18\x08 \x01(\x0b\x32\x15.headrace.v1.Position\x12\x0f\n\x07wait_ms\x18\t \x01(\r\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\r\n\x05\x64\x65\x62ug\x18\x0b \x01(\x08\x12%\n\x07\x66ilters\x18\x0c \x01(\x0b\x32\x14.headrace.v1.Filters\x12\x12\n\npage_token\x18\r \x01(\t\x12\x0f\n\x07item_id\x18\x0e \x01(\t\x12\x1a\n\x12\x63\x61ndidate_item_ids\x18\x0f \x03(\t\x12\x18\n\x0bserendipity\x18\x10 \x01(\x02H\x00\x88\x01\x01\x42\x0e\n\x0c_serendipity\"\xad\x04\n\x11RecommendResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x05items\x18\x02 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12)\n\tfreshness\x18\x03 \x01(\x0b\x32\x16.headrace.v1.Freshness\x12\x10\n\x08\x64\x65graded\x18\x04 \x03(\t\x12\x16\n\x0e\x62undle_version\x18\x05 \x01(\t\x12\x14\n\x0cn_candidates\x18\x06 \x01(\r\x12\x18\n\x10\x64\x65\x63ision_context\x18\x07 \x01(\t\x12\x0e\n\x06policy\x18\x08 \x01(\t\x12\x16\n\x0emodel_sequence\x18\t \x01(\x04\x12\x17\n\x0fnext_page_token\x18\n \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x0b \x01(\x08\x12\x15\n\rcached_age_ms\x18\x0c \x01(\r\x12<\n\x07removed\x18\r \x03(\x0b\x32+.headrace.v1.RecommendResponse.RemovedEntry\x12=\n\x08stage_ms\x18\x0e \x03(\x0b\x32+.headrace.v1.RecommendResponse.StageMsEntry\x12\r\n\x05rules\x18\x0f \x03(\t\x1a.\n\x0cRemovedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a.\n\x0cStageMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\xb8\x04\n\x0fRecommendedItem\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x15\n\rcause_item_id\x18\x05 \x01(\t\x12\x13\n\x0b\x63\x61use_title\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12<\n\x08\x66\x65\x61tures\x18\x08 \x03(\x0b\x32*.headrace.v1.RecommendedItem.FeaturesEntry\x12\x0b\n\x03\x61rm\x18\t \x01(\t\x12\x12\n\npropensity\x18\n \x01(\x01\x12\x17\n\x0fitem_propensity\x18\x0b \x01(\x01\x12\x16\n\x0eposterior_mean\x18\x0c \x01(\x01\x12\x18\n\x10posterior_weight\x18\r \x01(\x01\x12\x19\n\x11\x63lick_probability\x18\x0e \x01(\x01\x12\x13\n\x0breason_kind\x18\x0f \x01(\t\x12\x46\n\rcontributions\x18\x10 \x03(\x0b\x32/.headrace.v1.RecommendedItem.ContributionsEntry\x12\x10\n\x08progress\x18\x11 \x01(\x02\x12\x0f\n\x07rule_id\x18\x12 \x01(\t\x1a/\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x1a\x34\n\x12\x43ontributionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\"\x8b\x01\n\tFreshness\x12\x16\n\x0e\x61\x66ter_included\x18\x01 \x01(\x08\x12\'\n\x08included\x18\x02 \x03(\x0b\x32\x15.headrace.v1.Position\x12\x14\n\x0cstate_age_ms\x18\x03 \x01(\x03\x12\x14\n\x0citems_age_ms\x18\x04 \x01(\x03\x12\x11\n\twaited_ms\x18\x05 \x01(\x03\"5\n\x13SimilarItemsRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"C\n\x14SimilarItemsResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\"@\n\x0fTrendingRequest\x12\r\n\x05\x63ount\x18\x01 \x01(\r\x12\x0e\n\x06genres\x18\x02 \x03(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\"U\n\x10TrendingResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12\x14\n\x0citems_age_ms\x18\x02 \x01(\x03\"H\n\x15RecommendBatchRequest\x12/\n\x08requests\x18\x01 \x03(\x0b\x32\x1d.headrace.v1.RecommendRequest\"C\n\x16RecommendBatchResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.headrace.v1.BatchResult\"s\n\x0b\x42\x61tchResult\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.headrace.v1.RecommendResponseH\x00\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x17.headrace.v1.BatchErrorH\x00\x42\x06\n\x04kind\"-\n\nBatchError\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x84\x01\n\x17\x43ontinueWatchingRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12$\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x15.headrace.v1.Position\x12\x0f\n\x07wait_ms\x18\x05 \x01(\r\"\x84\x01\n\x18\x43ontinueWatchingResponse\x12+\n\x05items\x18\x01 \x03(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12)\n\tfreshness\x18\x02 \x01(\x0b\x32\x16.headrace.v1.Freshness\x12\x10\n\x08\x64\x65graded\x18\x03 \x03(\t\"Q\n\x0e\x45xplainRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.headrace.v1.RecommendRequest\x12\x0f\n\x07item_id\x18\x02 \x01(\t\"\xb2\x01\n\x0f\x45xplainResponse\x12\r\n\x05shown\x18\x01 \x01(\x08\x12\x0c\n\x04slot\x18\x02 \x01(\r\x12\x12\n\nremoved_by\x18\x03 \x03(\t\x12\x0f\n\x07sources\x18\x04 \x03(\t\x12\x12\n\ncheap_rank\x18\x05 \x01(\r\x12\x0c\n\x04rank\x18\x06 \x01(\r\x12*\n\x04item\x18\x07 \x01(\x0b\x32\x1c.headrace.v1.RecommendedItem\x12\x0f\n\x07summary\x18\x08 \x01(\t2\x83\x04\n\x15RecommendationService\x12J\n\tRecommend\x12\x1d.headrace.v1.RecommendRequest\x1a\x1e.headrace.v1.RecommendResponse\x12Y\n\x0eRecommendBatch\x12\".headrace.v1.RecommendBatchRequest\x1a#.headrace.v1.RecommendBatchResponse\x12S\n\x0cSimilarItems\x12 .headrace.v1.SimilarItemsRequest\x1a!.headrace.v1.SimilarItemsResponse\x12G\n\x08Trending\x12\x1c.headrace.v1.TrendingRequest\x1a\x1d.headrace.v1.TrendingResponse\x12_\n\x10\x43ontinueWatching\x12$.headrace.v1.ContinueWatchingRequest\x1a%.headrace.v1.ContinueWatchingResponse\x12\x44\n\x07\x45xplain\x12\x1b.headrace.v1.ExplainRequest\x1a\x1c.headrace.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headrace.v1.recommender_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RECOMMENDRESPONSE_REMOVEDENTRY']._loaded_options = None
+  _globals['_RECOMMENDRESPONSE_REMOVEDENTRY']._serialized_options = b'8\001'
+  _globals['_RECOMMENDRESPONSE_STAGEMSENTRY']._loaded_options = None
+  _globals['_RECOMMENDRESPONSE_STAGEMSENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDEDITEM_FEATURESENTRY']._loaded_options = None
   _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_options = b'8\001'
-  _globals['_RECOMMENDREQUEST']._serialized_start=73
-  _globals['_RECOMMENDREQUEST']._serialized_end=334
-  _globals['_RECOMMENDRESPONSE']._serialized_start=337
-  _globals['_RECOMMENDRESPONSE']._serialized_end=594
-  _globals['_RECOMMENDEDITEM']._serialized_start=597
-  _globals['_RECOMMENDEDITEM']._serialized_end=983
-  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_start=936
-  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_end=983
-  _globals['_FRESHNESS']._serialized_start=986
-  _globals['_FRESHNESS']._serialized_end=1125
-  _globals['_SIMILARITEMSREQUEST']._serialized_start=1127
-  _globals['_SIMILARITEMSREQUEST']._serialized_end=1180
-  _globals['_SIMILARITEMSRESPONSE']._serialized_start=1182
-  _globals['_SIMILARITEMSRESPONSE']._serialized_end=1249
-  _globals['_TRENDINGREQUEST']._serialized_start=1251
-  _globals['_TRENDINGREQUEST']._serialized_end=1299
-  _globals['_TRENDINGRESPONSE']._serialized_start=1301
-  _globals['_TRENDINGRESPONSE']._serialized_end=1386
-  _globals['_RECOMMENDATIONSERVICE']._serialized_start=1389
-  _globals['_RECOMMENDATIONSERVICE']._serialized_end=1646
+  _globals['_RECOMMENDEDITEM_CONTRIBUTIONSENTRY']._loaded_options = None
+  _globals['_RECOMMENDEDITEM_CONTRIBUTIONSENTRY']._serialized_options = b'8\001'
+  _globals['_FILTERS']._serialized_start=73
+  _globals['_FILTERS']._serialized_end=229
+  _globals['_RECOMMENDREQUEST']._serialized_start=232
+  _globals['_RECOMMENDREQUEST']._serialized_end=639
+  _globals['_RECOMMENDRESPONSE']._serialized_start=642
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1199
+  _globals['_RECOMMENDRESPONSE_REMOVEDENTRY']._serialized_start=1105
+  _globals['_RECOMMENDRESPONSE_REMOVEDENTRY']._serialized_end=1151
+  _globals['_RECOMMENDRESPONSE_STAGEMSENTRY']._serialized_start=1153
+  _globals['_RECOMMENDRESPONSE_STAGEMSENTRY']._serialized_end=1199
+  _globals['_RECOMMENDEDITEM']._serialized_start=1202
+  _globals['_RECOMMENDEDITEM']._serialized_end=1770
+  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_start=1669
+  _globals['_RECOMMENDEDITEM_FEATURESENTRY']._serialized_end=1716
+  _globals['_RECOMMENDEDITEM_CONTRIBUTIONSENTRY']._serialized_start=1718
+  _globals['_RECOMMENDEDITEM_CONTRIBUTIONSENTRY']._serialized_end=1770
+  _globals['_FRESHNESS']._serialized_start=1773
+  _globals['_FRESHNESS']._serialized_end=1912
+  _globals['_SIMILARITEMSREQUEST']._serialized_start=1914
+  _globals['_SIMILARITEMSREQUEST']._serialized_end=1967
+  _globals['_SIMILARITEMSRESPONSE']._serialized_start=1969
+  _globals['_SIMILARITEMSRESPONSE']._serialized_end=2036
+  _globals['_TRENDINGREQUEST']._serialized_start=2038
+  _globals['_TRENDINGREQUEST']._serialized_end=2102
+  _globals['_TRENDINGRESPONSE']._serialized_start=2104
+  _globals['_TRENDINGRESPONSE']._serialized_end=2189
+  _globals['_RECOMMENDBATCHREQUEST']._serialized_start=2191
+  _globals['_RECOMMENDBATCHREQUEST']._serialized_end=2263
+  _globals['_RECOMMENDBATCHRESPONSE']._serialized_start=2265
+  _globals['_RECOMMENDBATCHRESPONSE']._serialized_end=2332
+  _globals['_BATCHRESULT']._serialized_start=2334
+  _globals['_BATCHRESULT']._serialized_end=2449
+  _globals['_BATCHERROR']._serialized_start=2451
+  _globals['_BATCHERROR']._serialized_end=2496
+  _globals['_CONTINUEWATCHINGREQUEST']._serialized_start=2499
+  _globals['_CONTINUEWATCHINGREQUEST']._serialized_end=2631
+  _globals['_CONTINUEWATCHINGRESPONSE']._serialized_start=2634
+  _globals['_CONTINUEWATCHINGRESPONSE']._serialized_end=2766
+  _globals['_EXPLAINREQUEST']._serialized_start=2768
+  _globals['_EXPLAINREQUEST']._serialized_end=2849
+  _globals['_EXPLAINRESPONSE']._serialized_start=2852
+  _globals['_EXPLAINRESPONSE']._serialized_end=3030
+  _globals['_RECOMMENDATIONSERVICE']._serialized_start=3033
+  _globals['_RECOMMENDATIONSERVICE']._serialized_end=3548
 # @@protoc_insertion_point(module_scope)

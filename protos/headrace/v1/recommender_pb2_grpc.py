@@ -39,6 +39,11 @@ class RecommendationServiceStub:
                 request_serializer=headrace_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.RecommendBatch = channel.unary_unary(
+                '/headrace.v1.RecommendationService/RecommendBatch',
+                request_serializer=headrace_dot_v1_dot_recommender__pb2.RecommendBatchRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_recommender__pb2.RecommendBatchResponse.FromString,
+                _registered_method=True)
         self.SimilarItems = channel.unary_unary(
                 '/headrace.v1.RecommendationService/SimilarItems',
                 request_serializer=headrace_dot_v1_dot_recommender__pb2.SimilarItemsRequest.SerializeToString,
@@ -49,6 +54,16 @@ class RecommendationServiceStub:
                 request_serializer=headrace_dot_v1_dot_recommender__pb2.TrendingRequest.SerializeToString,
                 response_deserializer=headrace_dot_v1_dot_recommender__pb2.TrendingResponse.FromString,
                 _registered_method=True)
+        self.ContinueWatching = channel.unary_unary(
+                '/headrace.v1.RecommendationService/ContinueWatching',
+                request_serializer=headrace_dot_v1_dot_recommender__pb2.ContinueWatchingRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_recommender__pb2.ContinueWatchingResponse.FromString,
+                _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/headrace.v1.RecommendationService/Explain',
+                request_serializer=headrace_dot_v1_dot_recommender__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=headrace_dot_v1_dot_recommender__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class RecommendationServiceServicer:
@@ -56,6 +71,13 @@ class RecommendationServiceServicer:
 
     def Recommend(self, request, context):
         """A slate for a viewer, from state that is as fresh as the answer says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendBatch(self, request, context):
+        """Slates for several viewers or places; each is answered or refused on its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -75,6 +97,20 @@ class RecommendationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ContinueWatching(self, request, context):
+        """What the viewer has begun, and the next episode of what was watched; newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
+        """Why a title is, or is not, on the slate that a request would get now. Nothing is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecommendationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +118,11 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=headrace_dot_v1_dot_recommender__pb2.RecommendRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_recommender__pb2.RecommendResponse.SerializeToString,
+            ),
+            'RecommendBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecommendBatch,
+                    request_deserializer=headrace_dot_v1_dot_recommender__pb2.RecommendBatchRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_recommender__pb2.RecommendBatchResponse.SerializeToString,
             ),
             'SimilarItems': grpc.unary_unary_rpc_method_handler(
                     servicer.SimilarItems,
@@ -92,6 +133,16 @@ def add_RecommendationServiceServicer_to_server(servicer, server):
                     servicer.Trending,
                     request_deserializer=headrace_dot_v1_dot_recommender__pb2.TrendingRequest.FromString,
                     response_serializer=headrace_dot_v1_dot_recommender__pb2.TrendingResponse.SerializeToString,
+            ),
+            'ContinueWatching': grpc.unary_unary_rpc_method_handler(
+                    servicer.ContinueWatching,
+                    request_deserializer=headrace_dot_v1_dot_recommender__pb2.ContinueWatchingRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_recommender__pb2.ContinueWatchingResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=headrace_dot_v1_dot_recommender__pb2.ExplainRequest.FromString,
+                    response_serializer=headrace_dot_v1_dot_recommender__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -121,6 +172,33 @@ class RecommendationService:
             '/headrace.v1.RecommendationService/Recommend',
             headrace_dot_v1_dot_recommender__pb2.RecommendRequest.SerializeToString,
             headrace_dot_v1_dot_recommender__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.RecommendationService/RecommendBatch',
+            headrace_dot_v1_dot_recommender__pb2.RecommendBatchRequest.SerializeToString,
+            headrace_dot_v1_dot_recommender__pb2.RecommendBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -175,6 +253,60 @@ class RecommendationService:
             '/headrace.v1.RecommendationService/Trending',
             headrace_dot_v1_dot_recommender__pb2.TrendingRequest.SerializeToString,
             headrace_dot_v1_dot_recommender__pb2.TrendingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ContinueWatching(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.RecommendationService/ContinueWatching',
+            headrace_dot_v1_dot_recommender__pb2.ContinueWatchingRequest.SerializeToString,
+            headrace_dot_v1_dot_recommender__pb2.ContinueWatchingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/headrace.v1.RecommendationService/Explain',
+            headrace_dot_v1_dot_recommender__pb2.ExplainRequest.SerializeToString,
+            headrace_dot_v1_dot_recommender__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,1 @@
+"""Rules of editors: how they are set, followed, and brought to a request."""
