@@ -178,7 +178,7 @@ class Guard:
         if method.startswith(HEALTH):
             return Admission(key, self._health, RETRY_MS[0])
         scope = SCOPES.get(method, Scope.ADMIN)
-        if scope == Scope.ADMIN:
+        if scope == Scope.ADMIN and method in SCOPES:
             log.info("admin_call", method=method, key=key and key.id, peer=peer)
         if scope == Scope.RECOMMEND:
             self._shed(method)

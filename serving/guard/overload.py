@@ -40,7 +40,7 @@ class DelayControl:
 
     Judged once an interval, so that one knows what a change has brought before the next. A delay
     that stays beyond the limit has half of the calls refused at once, then more; they are let in
-    again slowly. Never are all refused: a refusal costs gRPC about half of what an answer does, and
+    again slowly. Never are all refused: a refusal costs gRPC nearly what an answer costs it, and
     where more come than can even be refused, somebody should still be answered.
     """
 

@@ -67,6 +67,6 @@ class Quotas:
             quota = f"the quota of {key.rate:g} calls a second is used up"
             raise QuotaExceededError(quota, max(round(1_000 * wait_s), 1))
 
-    def keep(self, keys: "set[tuple[str, float, int]]") -> None:
+    def keep(self, keys: set[tuple[str, float, int]]) -> None:
         """Forgets the buckets of quotas that are gone."""
         self._buckets = {whose: b for whose, b in self._buckets.items() if whose in keys}

@@ -6,7 +6,7 @@ import pkgutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import headrace.v1
@@ -62,15 +62,17 @@ class Keyed:
         self.server, self.path, self.texts = server, path, texts
 
 
-@pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+@pytest.fixture(scope="module", params=["grpc", "lean"])
+def keyed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Keyed]:
     path = tmp_path_factory.mktemp("keys") / "keys.json"
     keys = {str(scope): new_key("backend", [scope]) for scope in Scope}
     keys["expired"] = new_key("backend", list(Scope), expires_ms=1)
     keys["stream"] = new_key("streamer", [Scope.INGEST], rate=20.0)
     keys["slow"] = new_key("slow", [Scope.INGEST, Scope.RECOMMEND], rate=2.0, burst=2)
     write_keys(path, KeyRing(key for key, _ in keys.values()))
-    settings = ServingSettings(port=0, keys_file=path, health_open=False)
+    settings = ServingSettings(port=0, keys_file=path, health_open=False, transport=request.param)
     with running(Parts(settings=settings)) as server:
         yield Keyed(server, path, {name: text for name, (_, text) in keys.items()})
 
@@ -159,9 +161,13 @@ class StuckRows(FakeRows):
         return None
 
 
-def test_deadlines_that_pass_and_calls_that_are_cancelled_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("transport", ["grpc", "lean"])
+def test_deadlines_that_pass_and_calls_that_are_cancelled_leave_nothing_behind(
+    transport: Literal["grpc", "lean"],
+) -> None:
     rows, guard = StuckRows(), Guard()
-    parts = Parts(rows=lambda: rows, guard=guard)
+    settings = ServingSettings(port=0, transport=transport)
+    parts = Parts(settings=settings, rows=lambda: rows, guard=guard)
     with running(parts) as server, Client(server.target, timeout_s=10) as client:
         assert client.recommend("ann").items
         eventually(lambda: guard.running == 0)

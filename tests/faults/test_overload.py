@@ -165,11 +165,16 @@ def connected(server: Running) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
 
 
-@pytest.fixture(scope="module")
-def besieged() -> Iterator[tuple[Running, Guard]]:
+@pytest.fixture(scope="module", params=["grpc", "lean"])
+def besieged(request: pytest.FixtureRequest) -> Iterator[tuple[Running, Guard]]:
     guard = Guard(max_concurrent=64)
     settings = ServingSettings(
-        port=0, max_concurrent=64, stream_idle_s=0.5, connection_idle_s=1, max_connections=64
+        port=0,
+        max_concurrent=64,
+        stream_idle_s=0.5,
+        connection_idle_s=1,
+        max_connections=64,
+        transport=request.param,
     )
     with running(Parts(settings=settings, guard=guard)) as server:
         yield server, guard
