@@ -90,7 +90,7 @@ class ServingSettings(BaseModel):
         0.35, ge=0, le=1, description="of the slots, for viewers whose stage of life is new"
     )
     diversity: float = Field(
-        0.15, ge=0, le=1, description="weight of likeness within a slate against the score"
+        0.05, ge=0, le=1, description="weight of likeness within a slate against the score"
     )
     genre_cap: float = Field(
         0.7, gt=0, le=1, description="of a slate, that one genre may take; 1: all of it"

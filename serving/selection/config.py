@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class SelectionConfig:
     """Weights of the select stage, in deviations of the score unless told otherwise."""
 
-    diversity: float = 0.15  # 0..1: of likeness to titles on the slate, against the score
+    diversity: float = 0.05  # 0..1: of likeness to titles on the slate, against the score
     genre_cap: float = 0.7  # 0..1: of the slate, that one genre may take
     popularity_damping: float = 0.0  # 0..: taken from the most popular title
     coverage_boost: float = 0.05  # 0..: given to a title that was not shown for a day
