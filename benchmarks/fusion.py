@@ -2,12 +2,12 @@
 
     python -m benchmarks.fusion [--quick]
 
-Will this video be clicked? The parts see the same columns, made of what came before an exposure
-(benchmarks/online_model.py). The ranker is LambdaMART over the lists of a viewer's day, trained on
-the first 40 % and then left alone, as a bundle's is. Click and watch models learn on, in blocks of
-BLOCK exposures, each predicted before it is learnt. The weights of the final score and its
-calibration are fitted on the next 20 %; all figures are of the last 40 %. NDCG@10 is over lists of
-a viewer's day with at least one click and one exposure without.
+Will this video be clicked? Exposures of a viewer on a tab with at most PAUSE_MS between them are
+taken for a slate of at most MOST_SLOTS, and its columns (those of benchmarks/online_model.py) are
+made of what came before the slate. The ranker is trees trained on the clicks of the first 40 % and
+then left alone, as a bundle's is. Click and watch models learn on, in blocks of BLOCK exposures,
+each predicted before it is learnt. The weights of the final score and its calibration are fitted on
+the next 20 %; all figures are of the last 40 %. NDCG@10 is of slates with a click and one without.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ from serving.ranking.fusion import Fusion, logits
 
 TRAINED, FITTED = 0.4, 0.6  # shares of the exposures, up to where
 BLOCK: Final = 100
-DAY_MS: Final = 86_400_000
+PAUSE_MS: Final = 600_000
+MOST_SLOTS: Final = 20
 AT: Final = 10
 
 Floats = NDArray[np.float64]
@@ -52,26 +53,32 @@ class Parts:
         return Parts(self.ranker[part], self.click[part], self.watch[part])
 
 
-def lists_of(exposures: Exposures) -> NDArray[np.int64]:
-    """`(n,)` numbers of lists: a viewer's day each."""
-    pairs = np.column_stack([exposures["user_id"], exposures["time_ms"] // DAY_MS])
-    return np.asarray(np.unique(pairs, axis=0, return_inverse=True)[1], np.int64).ravel()
+def by_slate(exposures: Exposures) -> tuple[Exposures, NDArray[np.int64]]:
+    """Exposures with those of a slate together, slates in order of their start; their numbers."""
+    at_ms = exposures["time_ms"]
+    order = np.lexsort((at_ms, exposures["tab"], exposures["user_id"]))
+    goes_on = np.diff(at_ms[order]) <= PAUSE_MS
+    for name in ("user_id", "tab"):
+        goes_on &= np.diff(exposures[name][order]) == 0
+    slots = np.zeros(len(order), np.int64)
+    for k in range(1, len(order)):
+        slots[k] = (slots[k - 1] + 1) % MOST_SLOTS if goes_on[k - 1] else 0
+    number = np.cumsum(slots == 0) - 1
+    starts = at_ms[order][slots == 0]
+    by_start = np.lexsort((number, starts[number]))
+    rows = order[by_start]
+    return {name: values[rows] for name, values in exposures.items()}, number[by_start]
 
 
-def ranker_scores(rows: Floats, labels: Bools, lists: NDArray[np.int64], stop: int) -> Floats:
+def ranker_scores(rows: Floats, labels: Bools, stop: int) -> Floats:
     """Of all exposures, by trees that have seen those before `stop`."""
-    order = np.argsort(lists[:stop], kind="stable")
-    sizes = np.unique(lists[:stop][order], return_counts=True)[1]
-    data = lightgbm.Dataset(
-        rows[order], labels[order].astype(np.int8), group=sizes, params={"verbose": -1}
-    )
+    data = lightgbm.Dataset(rows[:stop].copy(), labels[:stop].astype(np.int8))
     parameters = {
-        "objective": "lambdarank", "num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 50,
-        "label_gain": [0, 1], "num_threads": 1, "verbose": -1, "seed": 3, "deterministic": True,
-        "force_row_wise": True,
+        "objective": "binary", "num_leaves": 15, "learning_rate": 0.1, "min_data_in_leaf": 50,
+        "num_threads": 1, "verbose": -1, "seed": 3, "deterministic": True, "force_row_wise": True,
     }  # fmt: skip
     booster = lightgbm.train(parameters, data, 60)
-    return np.asarray(booster.predict(rows, num_threads=1))
+    return np.asarray(booster.predict(rows, raw_score=True, num_threads=1))
 
 
 def learned_scores(rows: Floats, labels: Bools, shares: Floats) -> tuple[Floats, Floats]:
@@ -105,13 +112,12 @@ def ndcg(scores: Floats, labels: Bools, lists: NDArray[np.int64]) -> float:
 
 def play(exposures: Exposures) -> dict[str, float]:
     """The figures."""
+    exposures, lists = by_slate(exposures)
     labels = exposures["is_click"].astype(bool)
     shares = np.minimum(exposures["play_time_ms"] / np.maximum(exposures["duration_ms"], 1), 1.0)
-    rows, lists = columns_from_the_past(exposures), lists_of(exposures)
+    rows = columns_from_the_past(exposures, slates=lists)
     trained, fitted = (round(len(rows) * share) for share in (TRAINED, FITTED))
-    parts = Parts(
-        ranker_scores(rows, labels, lists, trained), *learned_scores(rows, labels, shares)
-    )
+    parts = Parts(ranker_scores(rows, labels, trained), *learned_scores(rows, labels, shares))
     known, new = slice(trained, fitted), slice(fitted, len(rows))
     weights, table = _fit(parts.rows(known), labels[known])
     of = parts.rows(new)

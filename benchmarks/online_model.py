@@ -66,17 +66,32 @@ class Rates:
         self.sums[key] += value
 
 
-def columns_from_the_past(exposures: Exposures, stop: int | None = None) -> Floats:
-    """`(n, len(COLUMNS))`: of each exposure, from those before it; none counts from `stop` on."""
+def columns_from_the_past(
+    exposures: Exposures, stop: int | None = None, slates: NDArray[np.int64] | None = None
+) -> Floats:
+    """`(n, len(COLUMNS))`: of each exposure, from those before it; none counts from `stop` on.
+
+    With `slates`, `(n,)`, whose numbers stand together: from those before its slate.
+    """
     n = len(exposures["time_ms"])
     names = ("user_id", "video_id", "author_id", "tab", "time_ms", "duration_ms", "play_time_ms")
     lists = [exposures[name].tolist() for name in (*names, "is_click")]
     clicks = {name: Rates() for name in ("viewer", "video", "author", "tab", "both", "hour")}
     watched = {name: Rates() for name in ("viewer", "video")}
     everything, found = Rates(), np.zeros((n, len(COLUMNS)))
+    pending: list[tuple[list[tuple[str, Any]], int, float]] = []
     for i, (user, video, author, tab, at_ms, length, played, click) in enumerate(
         zip(*lists, strict=True)
     ):
+        if slates is None or i == 0 or slates[i] != slates[i - 1]:
+            for pairs, clicked, part in pending:
+                for name, key in pairs:
+                    clicks[name].add(key, clicked)
+                everything.add("clicks", clicked)
+                everything.add("watched", part)
+                watched["viewer"].add(pairs[0][1], part)
+                watched["video"].add(pairs[1][1], part)
+            pending.clear()
         hour = at_ms // HOUR_MS % DAY_HOURS
         keys = {"viewer": user, "video": video, "author": author, "tab": tab, "hour": hour}
         base = everything.of("clicks", 0.5)
@@ -94,13 +109,8 @@ def columns_from_the_past(exposures: Exposures, stop: int | None = None) -> Floa
             tab not in (0, 1, 4, 6), (rates["viewer"] - base) * (rates["video"] - base),
         )  # fmt: skip
         if stop is None or i < stop:
-            for name, key in (*keys.items(), ("both", (user, tab))):
-                clicks[name].add(key, click)
-            part = watched_share(played, length)
-            everything.add("clicks", click)
-            everything.add("watched", part)
-            watched["viewer"].add(user, part)
-            watched["video"].add(video, part)
+            pairs = [*keys.items(), ("both", (user, tab))]
+            pending.append((pairs, click, watched_share(played, length)))
     return found
 
 

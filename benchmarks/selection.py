@@ -1,8 +1,8 @@
 """What the select stage buys and costs: quality against variety by each of its settings, and time.
 
 A bundle is trained on the first 60 % of MovieTweetings' events; before events of the part from 60 %
-to 80 % the engine ranks, and what it ranked is kept. Every setting then chooses slates from the very
-same candidates, without exploration. The last fifth is left for the evaluation of the whole.
+to 80 % the engine ranks, and what it ranked is kept. Every setting then chooses slates from the
+very same candidates, without exploration. The last fifth is left for the evaluation of the whole.
 """
 
 import argparse

@@ -12,6 +12,7 @@ import numpy as np
 import structlog
 import uvloop
 
+from features.answer_store import RedisAnswers
 from features.clock import Clock, StreamClock, WallClock
 from features.item_row import MAX_PARTITIONS
 from features.log import LogError
@@ -173,12 +174,21 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
         topic=interactions,
         default_wait_ms=serving.default_wait_ms,
         pages=PageTokens.of(serving, WallClock()),
-        answers=Answers.of(serving),
+        answers=Answers.of(serving, _shared_answers(site)),
         repeats=repeats,
     )
     ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s)
     admin = _admin(settings, tracker, ledger_writer, rules)
     return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
+
+
+def _shared_answers(site: _Site) -> RedisAnswers | None:
+    """Where servers find each other's answers to repeated requests, if they are to."""
+    if not site.settings.serving.answers_shared:
+        return None
+    shared = RedisAnswers(site.settings.redis.config())
+    site.ending.push_async_callback(shared.close)
+    return shared
 
 
 def _writers(site: _Site) -> tuple[Tracker, ImpressionRecorder, SteadyWriter]:

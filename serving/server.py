@@ -159,8 +159,8 @@ class Server:
         guard: Guard | None = None,
     ) -> None:
         self._settings = settings
-        self._http = _json_door(settings, ingest, recommendations)
         self.guard = guard or guard_of(settings)
+        self._http = _json_door(settings, ingest, recommendations, self.guard)
         self._probe = QueueProbe(_delay_control(settings, self.guard.load), PROBED)
         watchful = GuardInterceptor(
             self.guard,
@@ -203,7 +203,7 @@ class Server:
         if self._http is not None:
             await self._http.start()
         self._tasks = [
-            asyncio.create_task(self._probe.run(own_address)),
+            asyncio.create_task(self._measure_delay(own_address)),
             asyncio.create_task(self._keep_keys_current()),
         ]
         log.info("server_listens", host=self._settings.host, port=port)
@@ -230,6 +230,13 @@ class Server:
             ending.append(self._http.drain())
         await asyncio.gather(*ending)
         self._cleanup.close()
+
+    async def _measure_delay(self, own_address: str) -> None:
+        """How long calls wait: in gRPC's queue, or in the event loop where there is no other."""
+        if isinstance(self._server, LeanServer):
+            await self._probe.watch_loop()
+        else:
+            await self._probe.run(own_address)
 
     async def _keep_keys_current(self) -> None:
         while True:
@@ -258,7 +265,10 @@ class Server:
 
 
 def _json_door(
-    settings: ServingSettings, ingest: IngestServicer, recommendations: RecommendationServicer
+    settings: ServingSettings,
+    ingest: IngestServicer,
+    recommendations: RecommendationServicer,
+    guard: Guard,
 ) -> Listens | None:
     """The port that speaks JSON, where the settings ask for one. Raises OSError."""
     if settings.http_port is None:
@@ -267,7 +277,7 @@ def _json_door(
         from serving.http.listener import HttpListener  # noqa: PLC0415 (optional packages)
     except ImportError as error:
         raise OSError(f"http_port needs the extra http of the package headrace: {error}") from error
-    return HttpListener(settings, ingest, recommendations)
+    return HttpListener(settings, ingest, recommendations, guard)
 
 
 async def serve(

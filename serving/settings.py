@@ -63,6 +63,9 @@ class ServingSettings(BaseModel):
     answers_kept_s: float = Field(
         300.0, ge=0, le=3_600, description="a repeated request_id gets the same answer for so long"
     )
+    answers_shared: bool = Field(
+        False, description="and in Redis, for several servers; needs the right to SET there"
+    )
     answers_kept: int = Field(10_000, ge=1, le=1_000_000, description="of them, in a process")
     answers_kept_mib: int = Field(64, ge=1, le=4_096, description="of them, in a process")
     redis_timeout_ms: int = Field(30, ge=1, le=1_000, description="then without the viewer's row")

@@ -164,7 +164,8 @@ class Door:
             return nullcontext()
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         peer = "" if request.client is None else request.client.host
-        return self._guard.admit(method, key if scheme.lower() == "bearer" else None, peer)
+        presented = key.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
+        return self._guard.admit(method, presented, peer)
 
     async def _ready(self, _: Request) -> Response:
         return Response(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from serving.lean.server import LeanServer
 
 MAX_BLOCK_BYTES: Final = 32_768  # of headers in several frames
-MAX_IDLE_FRAMES: Final = 200  # settings, pings, resets and the like within a second
+MAX_IDLE_FRAMES: Final = 200  # settings, pings and the like within a second, without resets
 CONNECTION_WINDOW: Final = 4 << 20
 _SECOND: Final = 1.0
 
@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._their_frame = frames.FRAME_BYTES
         self._given = 0  # bytes that were read and not told yet
         self._idle_frames: deque[float] = deque()
+        self._resets: deque[float] = deque()
         self._is_leaving = False
         self._timers: list[asyncio.TimerHandle] = []
         self._is_lost = False
@@ -288,7 +289,7 @@ class Connection(asyncio.Protocol):
             take(flags, stream, payload)
 
     def _take_reset(self, _: int, stream: int, payload: bytes) -> None:  # noqa: ARG002
-        self._note_idle()
+        self._note(self._resets, self.limits.max_streams + MAX_IDLE_FRAMES)
         call = self._calls.pop(stream, None)
         if call is not None:
             self._give_back(call.unread)
@@ -395,12 +396,16 @@ class Connection(asyncio.Protocol):
             self._write(frame(frames.PING, frames.ACK, 0, payload))
 
     def _note_idle(self) -> None:
-        """Counts a frame that asks for nothing. Raises ConnectionLost for too many in a second."""
-        now_s, times = self.loop.time(), self._idle_frames
+        """Counts a frame that asks for nothing. Raises ConnectionLost for too many."""
+        self._note(self._idle_frames, MAX_IDLE_FRAMES)
+
+    def _note(self, times: deque[float], most: int) -> None:
+        """Notes that it is now. Raises ConnectionLost where it was often within a second."""
+        now_s = self.loop.time()
         times.append(now_s)
         while times[0] < now_s - _SECOND:
             times.popleft()
-        if len(times) > MAX_IDLE_FRAMES + len(self._calls):
+        if len(times) > most:
             raise ConnectionLost(frames.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
 

@@ -82,7 +82,7 @@ def test_servers_share_a_port_are_started_again_and_drain_together(settings):
         ready=lambda: ready(metrics_port),
         directory=settings.home / "logs",
         env=settings.environment(),
-        start_timeout_s=200,
+        start_timeout_s=280,
         stop_grace_s=30,
     )
     with parent:

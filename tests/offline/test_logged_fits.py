@@ -98,7 +98,7 @@ N_SLOTS, N_SLATES = 10, 5_000
 def logged() -> dict[str, np.ndarray]:
     """Slates of a policy that puts what it believes to be good first, and slates left to chance."""
     rng = np.random.default_rng(3)
-    world = World(WorldConfig(seed=3, n_decisions=10, n_viewers=20, n_titles=40))
+    world = World(WorldConfig(seed=3, n_decisions=10, n_viewers=20, n_titles=120))
     appeal = rng.normal(OPENING_BASE, 1.5, (N_SLATES, N_SLOTS))
     is_random = np.arange(N_SLATES) % 3 == 0
     believed = appeal + rng.normal(0, 1.0, appeal.shape)
@@ -129,9 +129,10 @@ def test_slots_left_to_chance_tell_how_often_each_is_looked_at(logged):
 
 
 def test_so_do_all_slots_where_features_explain_what_is_liked(logged):
-    features = logged["appeal"][:, None].astype(np.float32)
-    found = of_regression_em(features, logged["slots"], logged["clicks"])
-    np.testing.assert_allclose(found, examination(N_SLOTS), atol=0.12)
+    half = len(logged["slots"]) // 2
+    features = logged["appeal"][:half, None].astype(np.float32)
+    found = of_regression_em(features, logged["slots"][:half], logged["clicks"][:half])
+    np.testing.assert_allclose(found, examination(N_SLOTS), atol=0.1)
 
 
 def test_propensities_make_up_for_what_stood_where_more_often(rng):

@@ -1,10 +1,13 @@
 """A request that comes again gets the answer that it had."""
 
 import asyncio
+import uuid
 from collections import Counter
 
 import pytest
 
+from features.answer_store import RedisAnswers
+from features.redis_store import RedisConfig
 from serving.answers import Answers, Asked
 from serving.errors import RepeatedRequestIdError
 
@@ -146,5 +149,27 @@ def test_processes_that_share_a_store_answer_alike():
         assert maker.made["made"] == 1
         with pytest.raises(RepeatedRequestIdError):
             await maker.once(Answers(shared=shared), asked(digest=2))
+
+    run(test)
+
+
+def test_servers_share_answers_in_redis_and_do_without_it(redis_url):
+    async def test():
+        config = RedisConfig(redis_url, uuid.uuid4().hex)
+        stores = [RedisAnswers(config), RedisAnswers(config)]
+        here, there = (Answers(shared=store) for store in stores)
+        maker = Maker()
+        first = await maker.once(here, asked())
+        await asyncio.sleep(0)
+        while await stores[1].look_up(asked().key) is None:
+            await asyncio.sleep(0.001)
+        assert await maker.once(there, asked()) == first
+        with pytest.raises(RepeatedRequestIdError):
+            await maker.once(Answers(shared=stores[1]), asked(digest=2))
+        nowhere = RedisAnswers(RedisConfig("redis://127.0.0.1:1"))
+        assert await maker.once(Answers(shared=nowhere), asked()) == b"answer 2"
+        await asyncio.sleep(0)
+        for store in (*stores, nowhere):
+            await store.close()
 
     run(test)

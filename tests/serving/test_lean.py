@@ -323,7 +323,7 @@ OPEN = frame(frames.HEADERS, frames.END_HEADERS, 1, BLOCK)
 RESETS = b"".join(
     frame(frames.HEADERS, frames.END_HEADERS, stream, BLOCK)
     + word_frame(frames.RST_STREAM, stream, frames.CANCEL)
-    for stream in range(1, 2_001, 2)
+    for stream in range(1, 4_001, 2)
 )
 PIECES = frame(frames.HEADERS, 0, 1, b"") + b"".join(
     frame(frames.CONTINUATION, 0, 1, literal("a", "b")) for _ in range(1_000)

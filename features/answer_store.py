@@ -1,0 +1,66 @@
+"""Answers that several servers of a deployment share for some minutes, in Redis.
+
+Read over a connection of its own, beside the rows; written where nobody waits for it. Whatever
+fails is as if there were no answer.
+"""
+
+import asyncio
+from typing import Final
+
+import redis
+
+from features.redis_pipe import Pipe, Reply
+from features.redis_store import RedisConfig
+
+MAX_BYTES: Final = 1 << 20  # of an answer; a larger one is not stored
+
+
+class RedisAnswers:
+    """In one event loop; keys are bytes of any length."""
+
+    def __init__(self, config: RedisConfig, *, timeout_s: float = 0.03) -> None:
+        self._pipe = Pipe(config.url, config.options, timeout_s=timeout_s)
+        self._head = f"{config.prefix}:answer:".encode()
+
+    def look_up(self, key: bytes) -> "asyncio.Future[bytes | None]":
+        """Asks for an answer at once; the future never fails."""
+        found: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def settle(reply: "asyncio.Future[Reply]") -> None:
+            answer = _told(reply)
+            if not found.done():
+                found.set_result(answer)
+
+        self._pipe.call(_packed(b"GET", self._name(key))).add_done_callback(settle)
+        return found
+
+    def keep(self, key: bytes, value: bytes, keep_s: float) -> None:
+        """Stores an answer for so long where there is none yet; nobody waits for it."""
+        if len(value) <= MAX_BYTES and keep_s > 0:
+            milliseconds = b"%d" % round(1_000 * keep_s)
+            command = _packed(b"SET", self._name(key), value, b"PX", milliseconds, b"NX")
+            self._pipe.call(command).add_done_callback(_told)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._pipe.close()
+
+    def _name(self, key: bytes) -> bytes:
+        return self._head + key.hex().encode()
+
+
+def _told(reply: "asyncio.Future[Reply]") -> bytes | None:
+    """What Redis answered; None for a failure, which is looked at here so that nobody else must."""
+    if reply.cancelled() or isinstance(reply.exception(), redis.RedisError | OSError):
+        return None
+    answer: bytes | None = reply.result()
+    return answer
+
+
+def _packed(*words: bytes) -> bytes:
+    r"""A command as Redis reads it.
+
+    >>> _packed(b"GET", b"k")
+    b'*2\r\n$3\r\nGET\r\n$1\r\nk\r\n'
+    """
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
