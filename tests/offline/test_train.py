@@ -182,7 +182,7 @@ def made_examples(rng: np.random.Generator, n: int) -> Examples:
 
 def test_the_ranker_learns_what_decides(rng):
     examples = made_examples(rng, 200)
-    booster = fit_ranker(examples, RankerConfig(n_trees=20, min_rows_in_leaf=5), ignore)
+    booster = fit_ranker(examples, RankerConfig(20, 15, 0.15, min_rows_in_leaf=5), ignore)
     assert measure(booster, examples)["ndcg_20"] > 0.7  # by chance 0.23
     assert measure(booster, examples)["trend_hr_20"] == 1.0
 

@@ -12,6 +12,7 @@ from features.ranking import (
     LONG_TAIL,
     N_COLUMNS,
     N_LISTED,
+    N_SCORES,
     PERCENTILE,
     POPULARITY_RANK,
     RANKING_COLUMNS,
@@ -138,9 +139,10 @@ def test_sums_over_neighbours_are_what_they_say(rng, n_history):
             count[slot] += 1
     covisitation.gather(history)
     everything = np.arange(N_ITEMS, dtype=np.int32)
-    scores, causes = np.zeros((N_ITEMS, 5), np.float32), np.zeros(N_ITEMS, np.int32)
+    scores, causes = np.zeros((N_ITEMS, N_SCORES), np.float32), np.zeros(N_ITEMS, np.int32)
     covisitation.describe(everything, scores, causes)
-    for k, expected in enumerate((share, cosine, last, count), 1):
+    relative = share / max(share.max(), 1e-9)
+    for k, expected in enumerate((share, cosine, last, count, relative), 1):
         np.testing.assert_allclose(scores[:, k], expected, rtol=1e-4, atol=1e-6)
     assert set(causes[count > 0].tolist()) <= set(history.tolist())
     assert (causes[count == 0] == NO_CAUSE).all()
@@ -153,7 +155,7 @@ def test_nothing_of_a_viewer_is_left_for_the_next(rng):
     covisitation = Covisitation(random_models(rng), np.arange(N_ITEMS), N_ITEMS)
     covisitation.gather(np.array([1, 2, 3]))
     covisitation.clear()
-    scores, causes = np.ones((N_ITEMS, 5), np.float32), np.zeros(N_ITEMS, np.int32)
+    scores, causes = np.ones((N_ITEMS, N_SCORES), np.float32), np.zeros(N_ITEMS, np.int32)
     covisitation.describe(np.arange(N_ITEMS, dtype=np.int32), scores, causes)
     assert (scores[:, 1:] == 0).all()
     assert len(covisitation.by_share()) == 0
