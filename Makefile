@@ -33,7 +33,8 @@ up: install ## start broker, Redis, features flow and server; returns when they 
 down: install ## stop what `make up` started
 	$(BIN)/headrace down
 
-test: install lint types protos-check ## lint, types, then every test on real servers
+test: install ## lint, types, then every test on real servers
+	$(MAKE) --jobs 2 --output-sync checks compiled
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --durations=15
 
 test-fast: install ## the tests that take less than ten seconds each
@@ -64,6 +65,11 @@ off-policy-install: ## make .venv-obp with the Open Bandit Pipeline, for python 
 	.venv-obp/bin/python -m pip install --quiet --group off-policy
 	.venv-obp/bin/python -m pip install --quiet --no-deps --ignore-requires-python obp==0.5.7
 
+checks: lint types protos-check ## what is checked without running it
+
+compiled: install ## compile what is compiled, once for all processes
+	$(BIN)/python -m infra.precompile
+
 lint: install ## ruff and the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,4 +93,4 @@ format: install ## let ruff arrange the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install demo up down test test-fast test-long bench peers-install bench-peers off-policy-install lint types protos protos-check format
+.PHONY: help install checks compiled demo up down test test-fast test-long bench peers-install bench-peers off-policy-install lint types protos protos-check format

@@ -5,13 +5,13 @@
 Will this video be clicked? Exposures of a viewer on a tab with at most PAUSE_MS between them are
 taken for a slate of at most MOST_SLOTS, and its columns (those of benchmarks/online_model.py) are
 made of what came before the slate. The ranker is trees trained on the clicks of the first 40 % and
-then left alone, as a bundle's is. Click and watch models learn on, in blocks of BLOCK exposures,
+then left alone, as a bundle's is. Click and watch models learn on, in blocks of 128 exposures,
 each predicted before it is learnt. The weights of the final score and its calibration are fitted on
 the next 20 %; all figures are of the last 40 %. NDCG@10 is of slates with a click and one without.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import lightgbm
 import numpy as np
@@ -25,13 +25,13 @@ from offline import fusion as offline_fusion
 from offline.calibration import calibration_error, fit_calibration
 from offline.datasets import KuaiRand, find_data_folder
 from offline.fusion import fit_fusion
+from offline.logged_fits import said_before
 from online_models.click_model import ClickModel
-from online_models.click_scorer import inverse_deviations, scale, sigmoid
+from online_models.click_scorer import sigmoid
 from serving.ranking.calibration import Calibration
 from serving.ranking.fusion import Fusion, logits
 
 TRAINED, FITTED = 0.4, 0.6  # shares of the exposures, up to where
-BLOCK: Final = 100
 PAUSE_MS: Final = 600_000
 MOST_SLOTS: Final = 20
 AT: Final = 10
@@ -81,20 +81,6 @@ def ranker_scores(rows: Floats, labels: Bools, stop: int) -> Floats:
     return np.asarray(booster.predict(rows, raw_score=True, num_threads=1))
 
 
-def learned_scores(rows: Floats, labels: Bools, shares: Floats) -> tuple[Floats, Floats]:
-    """Click probabilities and expected watched shares of all exposures, test then train."""
-    model = ClickModel(COLUMNS)
-    clicks, watch = np.empty(len(rows)), np.empty(len(rows))
-    for start in range(0, len(rows), BLOCK):
-        part = slice(start, start + BLOCK)
-        arrays: dict[str, Any] = model.arrays()
-        scaled = scale(rows[part], arrays["mean"], inverse_deviations(arrays["variance"]))
-        clicks[part] = sigmoid(scaled @ arrays["click"][:-1] + arrays["click"][-1])
-        watch[part] = np.clip(scaled @ arrays["watch"][:-1] + arrays["watch"][-1], 0, 1)
-        model.learn(rows[part], labels[part], shares[part])
-    return clicks, watch
-
-
 def ndcg(scores: Floats, labels: Bools, lists: NDArray[np.int64]) -> float:
     """Mean NDCG@10 of the lists that can be ordered wrongly."""
     order = np.lexsort((-scores, lists))
@@ -117,7 +103,8 @@ def play(exposures: Exposures) -> dict[str, float]:
     shares = np.minimum(exposures["play_time_ms"] / np.maximum(exposures["duration_ms"], 1), 1.0)
     rows = columns_from_the_past(exposures, slates=lists)
     trained, fitted = (round(len(rows) * share) for share in (TRAINED, FITTED))
-    parts = Parts(ranker_scores(rows, labels, trained), *learned_scores(rows, labels, shares))
+    said, watch = said_before(rows, labels, shares, ClickModel(COLUMNS), len(COLUMNS))
+    parts = Parts(ranker_scores(rows, labels, trained), sigmoid(said), watch)
     known, new = slice(trained, fitted), slice(fitted, len(rows))
     weights, table = _fit(parts.rows(known), labels[known])
     of = parts.rows(new)

@@ -67,16 +67,40 @@ def assemble_cheap(
     """
     past = _past_of(history, facts)
     sums, scale = _sums_of_genres(row["taste"]["affinity"]), 1.0 / (row["taste"]["weight"] + 1.0)
+    _fill_titles(candidates, values, standings, out)
+    for k in range(len(_SCORE_PLACES)):
+        for i in range(len(candidates)):
+            out[_SCORES_AT + k, i] = scores[i, _SCORE_PLACES[k]]
+    _fill_pairs(candidates, facts, latest_year, past, sums, scale, out)
+
+
+@compiled
+def _fill_titles(candidates: Slots, values: Floats, standings: Floats, out: Floats) -> None:
+    """Two loops that do little but wait for memory, so that they wait for many rows at once."""
+    for i in range(len(candidates)):
+        slot = candidates[i]
+        for k in range(len(_TITLE_PLACES)):
+            out[k, i] = values[slot, _TITLE_PLACES[k]]
+    for i in range(len(candidates)):
+        slot = candidates[i]
+        for k in range(len(_STANDING_PLACES)):
+            out[_STANDINGS_AT + k, i] = standings[slot, _STANDING_PLACES[k]]
+
+
+@compiled
+def _fill_pairs(
+    candidates: Slots,
+    facts: Rows,
+    latest_year: int,
+    past: Past,
+    sums: NDArray[np.float64],
+    scale: float,
+    out: Floats,
+) -> None:
     marks = _marks_of_slots(past)
     for i in range(len(candidates)):
         slot = candidates[i]
         fact = facts[slot]
-        for k in range(len(_TITLE_PLACES)):
-            out[k, i] = values[slot, _TITLE_PLACES[k]]
-        for k in range(len(_STANDING_PLACES)):
-            out[_STANDINGS_AT + k, i] = standings[slot, _STANDING_PLACES[k]]
-        for k in range(len(_SCORE_PLACES)):
-            out[_SCORES_AT + k, i] = scores[i, _SCORE_PLACES[k]]
         out[_PAIR_AT, i] = _age(fact["year"], latest_year)
         out[_PAIR_AT + 1, i] = _genre_affinity(np.int64(fact["genres"]), sums, scale)
         out[_PAIR_AT + 2, i] = _is_seen(slot, past, marks)

@@ -257,6 +257,7 @@ def decode_impression(value: bytes) -> Impression:
         decision_context=message.decision_context,
         policy=message.policy,
         model_sequence=message.model_sequence,
+        rules=tuple(message.rules),
     )
 
 

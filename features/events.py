@@ -145,6 +145,7 @@ class Impression:
     decision_context: str = ""
     policy: str = ""
     model_sequence: int = 0
+    rules: tuple[str, ...] = ()  # of editors, that took effect
 
 
 @dataclass(frozen=True, slots=True)

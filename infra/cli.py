@@ -85,6 +85,7 @@ KNOWN_TROUBLES = {
     "streams.lease": ("LeaseError",),
     "offline.datasets": ("DatasetError",),
     "offline.logged_feedback": ("OffPolicyError",),
+    "offline.logged_fits": ("TooFewOutcomesError",),
     "offline.train": ("TrainingError",),
     "pydantic": ("ValidationError",),
     "streams.runner": ("WorkerError",),

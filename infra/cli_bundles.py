@@ -49,3 +49,23 @@ def promote(version: Annotated[str, typer.Argument(help="see `bundles list`")]) 
 def rollback() -> None:
     """Makes the bundle current that was so before; twice leads back."""
     console.print(f"{bundles.roll_back(bundles_folder(Settings()))} is current")
+
+
+@bundles_app.command("fit")
+def fit() -> None:
+    """Fits fusion and calibration on the log of outcomes, into a copy of the current bundle.
+
+    What the ranker, the click model and the watch model say is weighed by what
+    viewers then did, and the final score is turned into a probability. Needs a
+    running engine with some thousand served slots.
+    """
+    from infra.logged_fits import fit_on_log  # noqa: PLC0415 (what it needs takes a second)
+    from infra.running import connected  # noqa: PLC0415
+
+    manifest, fits = fit_on_log(connected(Settings()))
+    table = Table("figure", "value", title=f"bundle {manifest.version}")
+    for name, value in {**fits.fusion, **fits.figures}.items():
+        table.add_row(name, f"{value:,.4g}")
+    looked = ", ".join(f"{share:.2f}" for share in fits.examined[:10])
+    table.add_row("slots looked at, of the first", looked)
+    console.print(table)

@@ -18,6 +18,9 @@ rules_app = typer.Typer(help="What editors pin, boost, block and limit.", no_arg
 Address = Annotated[
     str, typer.Option(help="host:port of a server; empty: that of the stack that runs here")
 ]
+Key = Annotated[
+    str, typer.Option(envvar="HEADRACE_KEY", help="of scope admin, where the server asks for one")
+]
 T = TypeVar("T")
 
 
@@ -47,6 +50,7 @@ def put_rule(
     rule_id: Annotated[str, typer.Option("--id", help="empty: a new rule with a new id")] = "",
     reason: Annotated[str, typer.Option(help="why; the history keeps it")] = "",
     address: Address = "",
+    key: Key = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Sets a rule, or changes the one with this --id; servers follow within a second.
@@ -87,7 +91,7 @@ def put_rule(
         reason,
         getpass.getuser(),
     )
-    with rules.admin_client(Settings(), address) as client:
+    with rules.admin_client(Settings(), address, key) as client:
         put, position = client.put_rule(wanted)
     if as_json:
         _print({"rule": rules.as_json(put), "offset": position.offset})
@@ -100,22 +104,23 @@ def delete_rule(
     rule_id: Annotated[str, typer.Argument(help="of `headrace rules list`")],
     reason: Annotated[str, typer.Option(help="why; the history keeps it")] = "",
     address: Address = "",
+    key: Key = "",
 ) -> None:
     """Takes a rule away; servers follow within a second."""
     from infra import rules
 
-    with rules.admin_client(Settings(), address) as client:
+    with rules.admin_client(Settings(), address, key) as client:
         rules.find_rule(client, rule_id)
         client.delete_rule(rule_id, reason)
     console.print(f"rule [bold]{escape(rule_id)}[/] is taken away")
 
 
 @rules_app.command("list")
-def list_rules(address: Address = "", as_json: JsonFlag = False) -> None:
+def list_rules(address: Address = "", key: Key = "", as_json: JsonFlag = False) -> None:
     """Lists the rules that a server goes by: in force, to come, over."""
     from infra import rules
 
-    with rules.admin_client(Settings(), address) as client:
+    with rules.admin_client(Settings(), address, key) as client:
         found = client.list_rules()
     if as_json:
         _print([rules.as_json(rule) for rule in found])
@@ -135,12 +140,13 @@ def list_rules(address: Address = "", as_json: JsonFlag = False) -> None:
 def show_rule(
     rule_id: Annotated[str, typer.Argument(help="of `headrace rules list`")],
     address: Address = "",
+    key: Key = "",
     as_json: JsonFlag = False,
 ) -> None:
     """Shows all of one rule."""
     from infra import rules
 
-    with rules.admin_client(Settings(), address) as client:
+    with rules.admin_client(Settings(), address, key) as client:
         rule = rules.find_rule(client, rule_id)
     if as_json:
         _print(rules.as_json(rule))

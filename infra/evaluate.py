@@ -6,12 +6,12 @@ the server would make it at that moment; then the event is taken in. Training sa
 Full ranking over all titles, no sampling. Only what a viewer watched next and had never touched
 counts; the viewer must have been seen before.
 
-Factors and neighbours of titles are fitted anew each day, as a scheduled `headrace refresh` would;
-the ranker is that of the split. Beside it stand, on the same events: the engine with the bundle of
-the split throughout, the engine with its rows and its mirror, too, as they were when the replay
-began (together: what freshness is worth), three charts (`offline.charts`), and three recommenders
-that are refitted daily (`offline.baselines`). What slates are like beside being right says
-`offline.slates`.
+The engine's slates are its best by score. Factors and neighbours of titles are fitted anew each
+day, as a scheduled `headrace refresh` would; the ranker is that of the split. Beside it stand, on
+the same events: the engine with the variety that a server adds, the engine with the bundle of the
+split throughout, the engine with its rows and its mirror, too, as they were at the split (what
+freshness is worth), three charts (`offline.charts`), and three recommenders that are refitted daily
+(`offline.baselines`). What slates are like beside being right says `offline.slates`.
 """
 
 import tempfile
@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,16 +36,18 @@ from offline.train import POSITIVE_TYPES, TrainConfig
 from serving.bundle import Bundle, load_current
 from serving.recommender import Recommender
 from serving.retrieval.base import Quotas
+from serving.selection.config import PLAIN, SelectionConfig
 from serving.slate import Query, SlateItem
 
 RECALL_AT = 1_000  # candidates
 TELL_EVERY = 100  # slates
 ENGINE = "Headrace"
+SERVED = "Headrace, with variety as served"
 ONE_BUNDLE = "Headrace, bundle of the split"
 FROZEN = "Headrace, all frozen at the split"
-VARIANTS = (ENGINE, ONE_BUNDLE, FROZEN)
+VARIANTS = (ENGINE, SERVED, ONE_BUNDLE, FROZEN)
 KEYS = {  # of figures that a machine reads
-    ENGINE: "", ONE_BUNDLE: "one_bundle", FROZEN: "frozen",
+    ENGINE: "", SERVED: "served", ONE_BUNDLE: "one_bundle", FROZEN: "frozen",
     **dict(zip(CHARTS, ("popular", "popular_7d", "trend_1d"), strict=True)),
 }  # fmt: skip
 
@@ -58,7 +59,7 @@ class Evaluation:
     dataset: str
     n_slates: int
     qualities: dict[str, Quality]  # of VARIANTS, the charts and the baselines
-    recall_at_1000: float  # next titles among the engine's first 1,000 candidates
+    recall_at_1000: float  # share of next titles among the engine's first 1,000 candidates
     slates: SlateMetrics  # of the engine
     by_source: dict[str, int]  # hits of the engine by the source of the title
     train_s: float
@@ -105,7 +106,7 @@ def key_of(metric: str, name: str) -> str:
     ('hr_at_20', 'hr_at_20_frozen', 'ease_hr_at_20')
     """
     key = KEYS.get(name, name)
-    if name in (ONE_BUNDLE, FROZEN):
+    if name in VARIANTS and key:
         return f"{metric}_{key}"
     return f"{key}_{metric}" if key else metric
 
@@ -159,20 +160,21 @@ def evaluate_replay(
 
     local = LocalFeatures(columns, dataset.catalogue())
     chosen = _chosen(columns, local, start, limit)
-
-    def replayed(local: LocalFeatures, name: str, **options: Any) -> _Seen:
-        recommender = Recommender(
-            local.table, local.mirror, bundle, quotas=quotas, refresh_ms=REFRESH_MS
-        )
-        return replay(local, recommender, chosen, _teller(progress, name, len(chosen)), **options)
-
+    contenders = {ENGINE: Contender.of(local, bundle, quotas, is_refreshed=True)}
+    if with_others:
+        served = Contender.of(local, bundle, quotas, SelectionConfig(), is_refreshed=True)
+        contenders |= {SERVED: served, ONE_BUNDLE: Contender.of(local, bundle, quotas)}
     refresh = _refresher(columns, bundle, config or TrainConfig())
-    seen = replayed(local, "slates, then events", refresh=refresh)
+    tell = _teller(progress, "slates, then events", len(chosen))
+    all_seen = replay(local, contenders, chosen, tell, refresh=refresh)
+    if with_others:
+        still = LocalFeatures(columns, dataset.catalogue())
+        tell = _teller(progress, "slates, state frozen", len(chosen))
+        frozen = {FROZEN: Contender.of(still, bundle, quotas)}
+        all_seen |= replay(still, frozen, chosen, tell, until=start)
     replayed_s = time.perf_counter()
-    places = {ENGINE: np.array(seen.places, np.int64)}
-    for name, until in ((ONE_BUNDLE, None), (FROZEN, start)) if with_others else ():
-        again = LocalFeatures(columns, dataset.catalogue())
-        places[name] = np.array(replayed(again, name, until=until).places, np.int64)
+    seen = all_seen[ENGINE]
+    places = {name: np.array(found.places, np.int64) for name, found in all_seen.items()}
     places |= _places_of_others(columns, chosen, progress, BASELINES if with_others else {})
     at_ms = columns.at_ms[chosen]
     return Evaluation(
@@ -205,40 +207,81 @@ def _refresher(
     return refresh
 
 
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to answer."""
+
+    recommender: Recommender
+    is_refreshed: bool  # takes newer bundles
+
+    @classmethod
+    def of(
+        cls,
+        local: LocalFeatures,
+        bundle: Bundle,
+        quotas: Quotas | None,
+        selection: SelectionConfig = PLAIN,
+        *,
+        is_refreshed: bool = False,
+    ) -> "Contender":
+        """Over these rows and this mirror; by the score alone unless told otherwise."""
+        table, mirror = local.table, local.mirror
+        recommender = Recommender(
+            table, mirror, bundle, quotas=quotas, refresh_ms=REFRESH_MS, selection=selection
+        )
+        return cls(recommender, is_refreshed)
+
+
+def _no_newer(_event: int) -> Bundle | None:
+    return None
+
+
 def replay(
     local: LocalFeatures,
-    recommender: Recommender,
+    contenders: Mapping[str, Contender],
     chosen: NDArray[np.int64],
     tell: Callable[[int], None],
     *,
+    refresh: Callable[[int], Bundle | None] = _no_newer,
     until: int | None = None,
-    refresh: Callable[[int], Bundle | None] = lambda _: None,
-) -> _Seen:
-    """A slate before each chosen event; events are taken in in order, from `until` on no more.
+) -> dict[str, _Seen]:
+    """Slates before each chosen event; events are taken in in order, from `until` on no more.
 
-    `refresh` may have a newer bundle at an event.
+    `refresh` may have a newer bundle at an event. The first contender is looked into more closely.
     """
-    seen = _Seen()
+    found = {name: _Seen() for name in contenders}
+    first = next(iter(contenders))
     for number, event in enumerate(chosen.tolist()):
         local.advance(event if until is None else min(event, until))
-        if (newer := refresh(event)) is not None:
-            recommender.use(newer)
-        query = Query(local.columns.user_ids[local.columns.user[event]], count=AT)
-        viewer, now_ms = local.viewer(event), local.now_ms(event)
-        began_s = time.perf_counter()
-        slate = recommender.recommend(query, viewer, now_ms)
-        seen.took_ms.append(1_000 * (time.perf_counter() - began_s))
-        seen.take(slate.items, local.columns.item_ids[local.columns.item[event]])
-        seen.n_candidates.append(slate.n_candidates)
-        seen.slates.append(local.table.slots_of(id_hashes(i.item_id for i in slate.items)))
-        seen.histories.append(local.history(event))
-        if until is None:
-            candidates, _ = recommender.candidates(viewer, now_ms)
-            seen.n_retrieved += int(local.slot(event) in candidates[:RECALL_AT])
+        newer = refresh(event)
+        for name, contender in contenders.items():
+            if newer is not None and contender.is_refreshed:
+                contender.recommender.use(newer)
+            _ask(local, contender.recommender, event, found[name])
+        _look_into(local, contenders[first].recommender, event, found[first])
         if number % TELL_EVERY == 0:
             tell(number)
     tell(len(chosen))
-    return seen
+    return found
+
+
+def _ask(local: LocalFeatures, recommender: Recommender, event: int, seen: _Seen) -> None:
+    """One slate."""
+    query = Query(local.columns.user_ids[local.columns.user[event]], count=AT)
+    viewer, now_ms = local.viewer(event), local.now_ms(event)
+    began_s = time.perf_counter()
+    slate = recommender.recommend(query, viewer, now_ms)
+    seen.took_ms.append(1_000 * (time.perf_counter() - began_s))
+    seen.take(slate.items, local.columns.item_ids[local.columns.item[event]])
+    seen.n_candidates.append(slate.n_candidates)
+    seen.slates.append(local.table.slots_of(id_hashes(i.item_id for i in slate.items)))
+
+
+def _look_into(local: LocalFeatures, recommender: Recommender, event: int, seen: _Seen) -> None:
+    """What the slate was chosen from, and for whom."""
+    candidates, _ = recommender.candidates(local.viewer(event), local.now_ms(event))
+    seen.n_retrieved += int(local.slot(event) in candidates[:RECALL_AT])
+    seen.histories.append(local.history(event))
 
 
 def _chosen(

@@ -29,12 +29,13 @@ class RuleNotFoundError(Exception):
 
 
 @contextmanager
-def admin_client(settings: Settings, address: str = "") -> Iterator[Client]:
+def admin_client(settings: Settings, address: str = "", key: str = "") -> Iterator[Client]:
     """A connection to the server at an address, or to that of the stack that runs here.
 
     Raises NotRunningError, RequestError.
     """
-    with Client(address or _address(settings), timeout_s=CALL_TIMEOUT_S) as client:
+    target = address or _address(settings)
+    with Client(target, timeout_s=CALL_TIMEOUT_S, api_key=key or None) as client:
         client.wait_until_connected(CONNECT_TIMEOUT_S)
         yield client
 

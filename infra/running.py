@@ -41,7 +41,9 @@ def run(settings: Settings, dataset: str, console: Console) -> None:
         stack.start_serve()
         if settings.archive.enabled:
             stack.start_archive()
-        print_how_to_call(stack.addresses.grpc, stack.addresses.broker, console)
+        print_how_to_call(
+            stack.addresses.grpc, stack.addresses.broker, stack.addresses.http or "", console
+        )
         try:
             while True:
                 time.sleep(WATCH_EVERY_S)
@@ -77,7 +79,7 @@ def start_detached(settings: Settings, dataset: str, console: Console) -> None:
             child.terminate()
             raise NotRunningError(f"not healthy in time; see {logs / 'up.log'}")
     addresses = read_status(settings.home)["addresses"]
-    print_how_to_call(addresses["grpc"], addresses["broker"], console)
+    print_how_to_call(addresses["grpc"], addresses["broker"], addresses.get("http", ""), console)
 
 
 def connected(settings: Settings) -> Settings:
@@ -156,11 +158,12 @@ def _run_pid(home: Path) -> int | None:
     return pid
 
 
-def print_how_to_call(grpc: str, broker: str, console: Console) -> None:
+def print_how_to_call(grpc: str, broker: str, http: str, console: Console) -> None:
     """Lines to copy: a slate, an event over gRPC, an event over Kafka."""
     console.print(
         f"""[bold]Headrace runs.[/]
   gRPC   {grpc}
+  JSON   {http or "not opened: the extra http is not installed"}
   broker {broker}
 
 [bold]A slate[/]

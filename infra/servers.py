@@ -38,6 +38,7 @@ from infra.telemetry import READY, serve_metrics
 from infra.workers import WorkerMetrics
 
 SERVERS_FILE: Final = "servers.json"
+METRICS: Final = ("headrace_serving", "headrace_track", "headrace_impressions")
 WATCH_EVERY_S: Final = 0.2
 
 log = structlog.get_logger(__name__)
@@ -60,7 +61,7 @@ def run_servers(settings: Settings, n_servers: int, stop: Event) -> None:
             drain_all(servers, grace_s(settings))
             return
         urls = [_metrics_url(metrics_port + 1 + k) for k in range(n_servers)]
-        REGISTRY.register(WorkerMetrics(urls, prefix="headrace_serving", label="process"))
+        REGISTRY.register(WorkerMetrics(urls, METRICS, label="process"))
         supervisor = Supervisor(servers, starters, urls, settings.home / SERVERS_FILE)
         log.info("servers_ready", pids=[server.pid for server in servers], port=port)
         supervisor.run(stop)

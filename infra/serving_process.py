@@ -6,6 +6,7 @@ import gc
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from serving.bundle import Bundle, BundleError, load_current
 from serving.catalogue import CatalogueTable
 from serving.filtering.filter import FilterConfig
 from serving.guard.guard import Guard
+from serving.guard.interceptor import author_of
 from serving.guard.overload import LoadLevel
 from serving.keeper import Keeper
 from serving.live_catalogue import LiveCatalogue, between_requests
@@ -150,7 +152,7 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     site.ending.push_async_callback(reader.close)
     viewers = ViewerReader(reader, interactions)
     tracker, recorder, ledger_writer = _writers(site)
-    cache = _cache(settings)
+    cache = _cache(settings, recommender)
     repeats = Repeats(
         cache,
         viewers,
@@ -179,7 +181,7 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
         repeats=repeats,
     )
     ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s)
-    admin = _admin(settings, tracker, ledger_writer, rules)
+    admin = _admin(settings, tracker, ledger_writer, rules, guard)
     return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
 
 
@@ -234,7 +236,7 @@ def _rules(settings: Settings, recommender: Recommender, cache: SlateCache) -> R
 
 
 def _admin(
-    settings: Settings, tracker: Tracker, writer: SteadyWriter, rules: RuleFollower
+    settings: Settings, tracker: Tracker, writer: SteadyWriter, rules: RuleFollower, guard: Guard
 ) -> AdminServicer:
     """What answers operators and editors."""
     prefix, clock = settings.kafka.prefix, WallClock()
@@ -242,6 +244,7 @@ def _admin(
     return AdminServicer(
         Eraser(tracker, writer, prefix + topics.ERASURES, clock),
         RuleEditor(writer, *names, lambda: rules.book, clock),
+        partial(author_of, guard),
     )
 
 
@@ -298,11 +301,15 @@ def _warm_up(recommender: Recommender, clock: Clock) -> None:
     gc.freeze()  # what is loaded stays: the collector need not look at it again
 
 
-def _cache(settings: Settings) -> SlateCache:
-    """What keeps slates; none where their time is 0."""
+def _cache(settings: Settings, recommender: Recommender) -> SlateCache:
+    """What keeps slates; none where their time is 0, none of another bundle or catalogue."""
     serving = settings.serving
-    max_bytes = serving.cache_max_mib << 20
-    return SlateCache(serving.cache_ttl_s, max_slates=serving.cache_max_slates, max_bytes=max_bytes)
+    return SlateCache(
+        serving.cache_ttl_s,
+        max_slates=serving.cache_max_slates,
+        max_bytes=serving.cache_max_mib << 20,
+        world=lambda: (recommender.bundle_version, recommender.shelf.table.n_changes),
+    )
 
 
 def _follower(settings: Settings, mirror: ItemMirror, clock: Clock) -> MirrorFollower:

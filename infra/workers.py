@@ -179,21 +179,24 @@ def stop_all(workers: list[ChildServer]) -> None:
 class WorkerMetrics(Collector):
     """What several processes tell Prometheus, under the names they use, with a label more.
 
-    `prefix` is what the names begin with, `label` holds the number of the process.
+    `prefixes` are what the names begin with, `label` holds the number of the process.
     """
 
     def __init__(
-        self, urls: list[str], prefix: str = "headrace_stream", label: str = "worker"
+        self,
+        urls: list[str],
+        prefixes: tuple[str, ...] = ("headrace_stream",),
+        label: str = "worker",
     ) -> None:
         self._urls = urls
-        self._prefix = prefix
+        self._prefixes = prefixes
         self._label = label
 
     def collect(self) -> Iterator[Metric]:
         """Headrace's own metrics of each process that answers, one family a name."""
         families: dict[str, Metric] = {}
         for worker, url in enumerate(self._urls):
-            for family in _families(url, self._prefix):
+            for family in _families(url, self._prefixes):
                 known = families.setdefault(
                     family.name, Metric(family.name, family.documentation, family.type)
                 )
@@ -203,12 +206,12 @@ class WorkerMetrics(Collector):
         yield from families.values()
 
 
-def _families(url: str, prefix: str) -> Iterator[Metric]:
+def _families(url: str, prefixes: tuple[str, ...]) -> Iterator[Metric]:
     try:
         with urllib.request.urlopen(url, timeout=SCRAPE_TIMEOUT_S) as answer:  # noqa: S310 (loopback)
             text = answer.read().decode()
     except OSError:
         return  # it is missing from the answer, as a process that is gone would be
     for family in text_string_to_metric_families(text):
-        if family.name.startswith(prefix):
+        if family.name.startswith(prefixes):
             yield family

@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,12 +82,40 @@ def write_bundle(
     files = _contents(models.checked(), index, ranker) | extras.files()
     checksums = {name: sha256(data) for name, data in files.items()}
     manifest = _manifest(models, checksums, provenance, extras)
-    files[MANIFEST] = manifest.to_json().encode()
+    return _install(bundles, manifest, files)
+
+
+def write_fits(
+    bundles: Path,
+    fusion: Mapping[str, float],
+    calibration: Mapping[str, list[float]],
+    metrics: Mapping[str, float],
+    created_at_ms: int,
+) -> Manifest:
+    """The current bundle with other weights and another table, as a new one, which becomes current.
+
+    Raises BundleError where there is no current bundle, or a file of it is broken.
+    """
+    folder = bundles / read_pointer(bundles)
+    before = read_manifest(folder)
+    manifest = replace(
+        before,
+        version=version_of(created_at_ms, before.files),
+        created_at_ms=created_at_ms,
+        metrics={**before.metrics, **metrics},
+        fusion=dict(fusion),
+        calibration=dict(calibration),
+    )
+    return _install(bundles, manifest, read_verified(folder, before))
+
+
+def _install(bundles: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Puts a bundle in place whole, and makes it current."""
     folder = bundles / manifest.version
     unfinished = bundles / f".{manifest.version}.{os.getpid()}"
     try:
         unfinished.mkdir(parents=True)
-        for name, data in files.items():
+        for name, data in {**files, MANIFEST: manifest.to_json().encode()}.items():
             _write(unfinished / name, data)
         if folder.exists():  # the same content within the same second: it is there already
             manifest = read_manifest(folder)

@@ -119,7 +119,7 @@ def inverse_propensities(
     Clipping trades a little bias for variance. Slots beyond the known ones count as the last.
     """
     looked = examined[np.minimum(slots, len(examined) - 1)]
-    return np.where(clicks, np.minimum(1.0 / looked, most), 1.0)
+    return np.asarray(np.where(clicks, np.minimum(1.0 / looked, most), 1.0))
 
 
 @dataclass(frozen=True, slots=True)

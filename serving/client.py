@@ -28,8 +28,10 @@ from features.vocabulary import Device, Page
 from serving.slate import Filters
 
 # Every call may be repeated: reading changes nothing, and an event takes effect once by its id.
+# Calls go to the addresses of a target in turn, past those that hang up.
 RETRIES: Final = json.dumps(
     {
+        "loadBalancingConfig": [{"round_robin": {}}],
         "methodConfig": [
             {
                 "name": [
@@ -46,7 +48,7 @@ RETRIES: Final = json.dumps(
                     "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
-        ]
+        ],
     }
 )
 

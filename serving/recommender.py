@@ -101,7 +101,8 @@ class Recommender:
     ) -> None:
         """`regions` has charts of regions; a request gives its sources at most `budget_s`.
 
-        `load` says at each request how much is to be left out.
+        `load` says at each request how much is to be left out. Without `selection` slates are the
+        best by score.
         """
         quotas = quotas or Quotas()
         learned = None if bundle is None else Learned.of(bundle, table)

@@ -53,7 +53,10 @@ class SlateCache:
         max_slates: int = 20_000,
         max_bytes: int = 128 << 20,
         monotonic_s: Callable[[], float] = time.monotonic,
+        world: Callable[[], Hashable] = lambda: None,
     ) -> None:
+        """`world`: of what slates are made; one that was made of another does not hold."""
+        self._world = world
         self.ttl_s = ttl_s
         self._max_slates = max_slates
         self._max_bytes = max_bytes
@@ -77,8 +80,8 @@ class SlateCache:
             return None
         viewer = None if is_anonymous else (q.user_id, q.profile_id)
         return (
-            self._generation, viewer, q.page, q.device, q.region, q.count, q.genres, q.filters,
-            q.exclude_item_ids, q.item_id, q.candidate_item_ids, q.serendipity,
+            self._generation, self._world(), viewer, q.page, q.device, q.region, q.count, q.genres,
+            q.filters, q.exclude_item_ids, q.item_id, q.candidate_item_ids, q.serendipity,
         )  # fmt: skip
 
     def get(self, key: Key) -> KeptSlate | None:
@@ -143,7 +146,7 @@ class SlateCache:
         return found[:most]
 
     def invalidate(self) -> None:
-        """None of the slates holds any more: another bundle, a rule, a title taken away.
+        """None of the slates holds any more: other rules, for example.
 
         To be called from any thread, once what has changed is in force.
         """

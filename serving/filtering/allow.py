@@ -107,6 +107,7 @@ def _bits_of(
 
 @compiled
 def best_allowed(
+    among: Slots,
     order_by: Floats,
     wanted: int,
     places: Slots,
@@ -116,10 +117,10 @@ def best_allowed(
     viewing: Row,
     remembers: bool,
 ) -> Slots:
-    """Slots of the `wanted` best allowed titles by `order_by`, `(n_items,)`, best first.
+    """The `wanted` best allowed titles of the slots `among` by `order_by`, each `(m,)`, best first.
 
-    Candidates (`places` not negative) are passed over. One pass over the whole catalogue, so that a
-    slate is short only when titles run out; a heap holds the best.
+    Candidates (`places` not negative) are passed over. One pass over all that may be shown to
+    anybody, so that a slate is short only when titles run out; a heap holds the best.
     """
     found = np.zeros(wanted, np.int32)
     scores = np.zeros(wanted, np.float32)
@@ -127,11 +128,12 @@ def best_allowed(
     if remembers:
         mark_done(viewing, marks)
     n = 0
-    for slot in range(len(order_by)):
-        if places[slot] >= 0 or (n == wanted and not order_by[slot] > scores[0]):
+    for k in range(len(among)):
+        slot = among[k]
+        if places[slot] >= 0 or (n == wanted and not order_by[k] > scores[0]):
             continue
         if _bits_of(slot, static, own, ids, viewing, remembers, marks) == 0:
-            n = heap_push(found, scores, n, slot, order_by[slot])
+            n = heap_push(found, scores, n, slot, order_by[k])
     return found[:n][np.argsort(-scores[:n], kind="mergesort")]
 
 

@@ -1,7 +1,7 @@
 """The filter stage: of the candidates what may be shown, and others where few are left."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,12 @@ from serving.rules.rulings import NO_EFFECTS, NO_RULE, NOTHING_IN_FORCE, InForce
 
 NEVER_AGAIN_MS: Final = 2**62
 
+NARROW: Final = 400  # candidates under a filter that lets less than half of the titles pass
+
+_CHARTS: Final = (  # that are taken of what passes, each half of what is still missing
+    (item_row.NAMES.index("item_trend_1d"), Source.TRENDING),
+    (item_row.NAMES.index("item_engaged_7d"), Source.WEEK),
+)
 _TREND_3D = item_row.NAMES.index("item_trend_3d")
 _TOTAL = item_row.NAMES.index("item_engaged_total")
 
@@ -51,6 +57,8 @@ class Filter:
         self._static: Bits = self._own
         self._in_force = NOTHING_IN_FORCE
         self._mask_until_ms = NEVER_MS
+        self._all = np.arange(len(knowledge.table), dtype=np.int32)
+        self._among: Slots = self._all
 
     def begin(self, request: Request) -> None:
         """Finds the rules in force and the mask, and marks what this viewer is not to be shown."""
@@ -58,6 +66,7 @@ class Filter:
         mask = self._mask_for(request, in_force)
         self._static, request.allowed = mask.bits, mask.passing
         self._mask_until_ms = mask.until_ms
+        self._among = self._all if mask.slots is None else mask.slots
         if request.query.candidate_item_ids:
             self._ask_for_some(request, mask)
         self._mark_own(request)
@@ -102,16 +111,20 @@ class Filter:
     def refill(self, request: Request, found: Candidates, wanted: int) -> None:
         """Fills up to `wanted` candidates from the whole catalogue, by popularity.
 
-        Of a search page all that were asked for.
+        Of a search page all that were asked for. Under a filter that lets little pass, the charts
+        are taken of what passes, up to NARROW titles, since those of all titles have few of them.
         """
         asked = request.query.candidate_item_ids
         if asked:
             slots = self._slots_of(asked).astype(np.int32)
             _, allowed = self._sift(request, slots)
             found.offer(slots[allowed], len(slots), Source.SEARCH)
-        elif found.n < wanted:
-            missing = self.best(request, self._popularity(), wanted - found.n, found.places)
-            found.offer(missing, len(missing), Source.POPULAR)
+            return
+        if request.allowed is not None:
+            wanted = max(wanted, min(NARROW, found.capacity))
+            for column, source in _CHARTS:
+                self._fill(request, found, self._values(column), (found.n + wanted) // 2, source)
+        self._fill(request, found, self._popularity(), wanted, Source.POPULAR)
 
     def boost(self, request: Request, found: Candidates) -> None:
         """Fills `boosts` of the candidates as they stand now, and names the rules behind them."""
@@ -130,19 +143,9 @@ class Filter:
     ) -> NDArray[np.int32]:
         """Slots of the `wanted` best titles by `order_by` that may be shown and have no place.
 
-        One pass over the catalogue.
+        One pass over what passes the filter.
         """
-        best: NDArray[np.int32] = best_allowed(
-            order_by,
-            wanted,
-            places,
-            self._static,
-            self._own,
-            self._knowledge.table.ids,
-            request.row["viewing"][0],
-            self._remembers(request),
-        )
-        return best
+        return self._best(request, self._passing(order_by), wanted, places)
 
     def edge_after_ms(self, at_ms: int) -> int:
         """The next moment at which a rule begins or ends, or a title comes or goes.
@@ -156,6 +159,30 @@ class Filter:
         """Every reason for which a title is not shown, between `begin` and `end`."""
         bits, _ = self._sift(request, np.array([slot], np.int32))
         return reasons.names_of(int(bits[0]))
+
+    def _fill(
+        self, request: Request, found: Candidates, order_by: Floats, upto: int, source: Source
+    ) -> None:
+        """Adds the best by `order_by`, of the titles that pass, until there are `upto`."""
+        if found.n < upto:
+            missing = self._best(request, order_by, upto - found.n, found.places)
+            found.offer(missing, len(missing), source)
+
+    def _best(
+        self, request: Request, order_by: Floats, wanted: int, places: Slots
+    ) -> NDArray[np.int32]:
+        best: NDArray[np.int32] = best_allowed(
+            self._among,
+            order_by,
+            wanted,
+            places,
+            self._static,
+            self._own,
+            self._knowledge.table.ids,
+            request.row["viewing"][0],
+            self._remembers(request),
+        )
+        return best
 
     def _rules_for(self, request: Request) -> InForce:
         book, table = self._knowledge.rules, self._knowledge.table
@@ -270,8 +297,15 @@ class Filter:
             request.rules = tuple(dict.fromkeys((*request.rules, *names)))
 
     def _popularity(self) -> Floats:
-        """`(n_items,) float32` order of the whole catalogue: trend, then total, then newness."""
-        values = self._knowledge.mirror.values
-        order: Floats = values[:, _TREND_3D] + np.float32(1e-3) * values[:, _TOTAL]
-        order += np.float32(1e-8) * self._knowledge.table.years
+        """An order of the titles that pass the filter: trend, then total, then newness."""
+        order = self._values(_TREND_3D) + np.float32(1e-3) * self._values(_TOTAL)
+        order += np.float32(1e-8) * self._passing(self._knowledge.table.years)
         return order
+
+    def _values(self, column: int) -> Floats:
+        """A column of the mirror, of the titles that pass the filter."""
+        return np.ascontiguousarray(self._passing(self._knowledge.mirror.values[:, column]))
+
+    def _passing(self, by_slot: NDArray[Any]) -> NDArray[Any]:
+        """Of an array by slot what belongs to the titles that pass the filter."""
+        return by_slot if self._among is self._all else by_slot[self._among]

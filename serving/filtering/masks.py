@@ -50,6 +50,7 @@ class Mask:
     until_ms: int
     n_changes: int  # of the catalogue
     passing: NDArray[np.bool_] | None = None  # by slot; None where at least half of the titles pass
+    slots: NDArray[np.int32] | None = None  # those that pass, likewise
 
     def holds_at(self, at_ms: int) -> bool:
         """Whether time alone has not changed it."""
@@ -124,6 +125,7 @@ class Masks:
         passing = mask.bits == 0
         is_selective = np.count_nonzero(passing) < SELECTIVE_SHARE * table.n_titles
         mask.passing = passing if is_selective else None
+        mask.slots = np.flatnonzero(passing).astype(np.int32) if is_selective else None
 
     def _wanted(self, key: MaskKey, blocks: Effects) -> Wanted:
         return Wanted(

@@ -46,6 +46,9 @@ SCOPES: Final[Mapping[str, str]] = {
     "/headrace.v1.IngestService/Track": Scope.INGEST,
     "/headrace.v1.IngestService/TrackMany": Scope.INGEST,
     "/headrace.v1.AdminService/DeleteUser": Scope.ADMIN,
+    "/headrace.v1.AdminService/PutRule": Scope.ADMIN,
+    "/headrace.v1.AdminService/DeleteRule": Scope.ADMIN,
+    "/headrace.v1.AdminService/ListRules": Scope.ADMIN,
     HEALTH + "Check": ANY_KEY,
     HEALTH + "List": ANY_KEY,
     HEALTH + "Watch": ANY_KEY,
@@ -157,6 +160,13 @@ class Guard:
         """Charges a further message of a stream; seconds until it may be taken, 0: now."""
         key = admission.key
         return 0.0 if key is None else self._quotas.wait_s(key, self._steady_s())
+
+    def name_of(self, presented_key: str | None) -> str:
+        """Client and id of a key that counts, for the history of what was done; else empty."""
+        if self._keys is None:
+            return ""
+        key = self._keys.ring.find(presented_key, self._wall.now_ms())
+        return "" if key is None else f"{key.client}/{key.id}"
 
     def refresh(self) -> None:
         """Takes over a changed file of keys; call it twice a second."""

@@ -233,6 +233,11 @@ async def _nothing(_: Any, __: Context) -> bytes:
 _PROBED: Final = grpc.stream_unary_rpc_method_handler(_nothing)
 
 
+def author_of(guard: Guard, context: Context) -> str:
+    """Whose key a call came with, where the server knows keys; else empty."""
+    return guard.name_of(_credentials(context.invocation_metadata())[0])
+
+
 def _credentials(metadata: Any) -> tuple[str | None, str | None]:
     """The key that came with a call, and the token of a probe."""
     key = probe = None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_BLOCK_BYTES: Final = 32_768  # of headers in several frames
 MAX_IDLE_FRAMES: Final = 200  # settings, pings and the like within a second, without resets
+MAX_UNSENT_BYTES: Final = 65_536  # of one turn of the loop
 CONNECTION_WINDOW: Final = 4 << 20
 _SECOND: Final = 1.0
 
@@ -61,6 +62,8 @@ class Connection(asyncio.Protocol):
         self._last_stream = 0
         self._block: tuple[int, int, bytearray] | None = None  # stream, flags, what has come
         self._has_preface = False
+        self._unsent: list[bytes] = []
+        self._n_unsent = 0
         self._send_window = frames.WINDOW
         self._their_window = frames.WINDOW  # of a new stream
         self._their_frame = frames.FRAME_BYTES
@@ -69,7 +72,7 @@ class Connection(asyncio.Protocol):
         self._resets: deque[float] = deque()
         self._is_leaving = False
         self._timers: list[asyncio.TimerHandle] = []
-        self._is_lost = False
+        self._is_lost = self._is_paused = False
         self._takers = {
             frames.DATA: self._take_data,
             frames.HEADERS: self._begin_block,
@@ -119,12 +122,16 @@ class Connection(asyncio.Protocol):
         self._calls.clear()
 
     def pause_writing(self) -> None:
-        """The client does not read: neither do we."""
+        """The client does not read: neither do we, and what is to be sent waits."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
+        self._is_paused = False
         self._transport.resume_reading()
+        for call in list(self._calls.values()):
+            call.make_room()
 
     def data_received(self, data: bytes) -> None:
         """Frames, as they come."""
@@ -146,7 +153,7 @@ class Connection(asyncio.Protocol):
     def send_data(self, call: Call, data: bytes) -> int:
         """Sends what the windows let through; how many bytes that was."""
         most = min(len(data), self._send_window, call.send_window)
-        if most <= 0:
+        if most <= 0 or self._is_paused:
             return 0
         self._send_window -= most
         call.send_window -= most
@@ -162,7 +169,8 @@ class Connection(asyncio.Protocol):
     def send_whole(self, call: Call, headers: bytes, data: bytes, trailers: bytes) -> bool:
         """A whole answer in one write; False where the windows or its size do not let it."""
         size = len(data)
-        if size > min(self._send_window, call.send_window, self._their_frame) or call.pending:
+        most = min(self._send_window, call.send_window, self._their_frame)
+        if size > most or call.pending or self._is_paused:
             return False
         self._send_window -= size
         stream, ends = call.stream, frames.END_HEADERS
@@ -207,7 +215,7 @@ class Connection(asyncio.Protocol):
         self._write(
             frame(frames.GOAWAY, 0, 0, frames.WORD.pack(self._last_stream) + frames.WORD.pack(0))
         )
-        self._timers.append(self.loop.call_later(self.limits.age_grace_s, self._transport.close))
+        self._timers.append(self.loop.call_later(self.limits.age_grace_s, self._close))
         self._look_over()
 
     def cut(self) -> None:
@@ -223,7 +231,7 @@ class Connection(asyncio.Protocol):
 
     def _look_over(self) -> None:
         if self._is_leaving and not self._calls and not self._is_lost:
-            self._transport.close()
+            self._close()
 
     def _look_silent(self) -> None:
         if not self._has_preface:
@@ -242,11 +250,27 @@ class Connection(asyncio.Protocol):
             frame(frames.GOAWAY, 0, 0, frames.WORD.pack(self._last_stream) + frames.WORD.pack(code))
         )
         self._buffer.clear()
-        self._transport.close()
+        self._close()
 
     def _write(self, data: bytes) -> None:
-        if not self._is_lost:
-            self._transport.write(data)
+        """Sends; small things that are said within one turn of the loop go out together."""
+        if not self._unsent:
+            self.loop.call_soon(self._flush)
+        self._unsent.append(data)
+        self._n_unsent += len(data)
+        if self._n_unsent > MAX_UNSENT_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsent and not self._is_lost:
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+        self._n_unsent = 0
+
+    def _close(self) -> None:
+        """Ends the connection once everything is sent."""
+        self._flush()
+        self._transport.close()
 
     def _give_back(self, n_bytes: int) -> None:
         self._given += n_bytes

@@ -103,9 +103,9 @@ class Scoring:
             return features[:, _TREND_COLUMN].astype(np.float64)
         scores = bundle.ranker.score(features)
         overlay = self._knowledge.overlay
-        if not bundle.fusion.asks_models or overlay is None or overlay.clicks is None:
-            return scores
-        clicks = overlay.clicks
+        clicks = None if overlay is None else overlay.clicks
+        if clicks is None or not bundle.fusion.asks_models:
+            return bundle.fusion.scores(scores)
         return bundle.fusion.scores(
             scores, clicks.click_probabilities(features), clicks.watch_shares(features)
         )

@@ -14,7 +14,7 @@ from serving.knowledge import Knowledge
 from serving.ranking.scoring import Scores
 from serving.request import Request
 from serving.retrieval.base import Candidates
-from serving.selection.config import SelectionConfig
+from serving.selection.config import PLAIN, SelectionConfig
 from serving.selection.explorer import Explorer, Known, Plan, nothing_known
 from serving.selection.slots import (
     ARM,
@@ -35,7 +35,8 @@ _NO_PINS: Final = np.zeros((0, 2), np.int64)
 class Selection:
     """Chooses slates of scored candidates; without an explorer nothing is left to chance.
 
-    Not for several threads at once.
+    Without a config slates are the best by score; the server is given that of its settings. Not for
+    several threads at once.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Selection:
         self._knowledge = knowledge
         self._is_exploring = explorer is not None
         self._explorer = explorer or Explorer(0.0, np.random.default_rng(0))
-        self._config = config or SelectionConfig()
+        self._config = config or PLAIN
         self._nothing = nothing_known(), ItemPolicy.of(BanditState().arrays()), 0.0
         self._told = np.zeros(2)
         self._slots_of = [metrics.SLATE_SLOTS.labels(name) for name in SLOT_NAMES]

@@ -8,7 +8,6 @@ from infra.evaluate import (
     ENGINE,
     FROZEN,
     KEYS,
-    ONE_BUNDLE,
     VARIANTS,
     draw_over_time,
     evaluate_replay,
@@ -90,7 +89,7 @@ def test_machines_read_figures_by_name(found):
 
 def test_tables_and_the_picture_show_all_of_it(found, tmp_path):
     names = list(table_of(found).columns[0].cells)
-    assert names == [ONE_BUNDLE, FROZEN, *CHARTS, *BASELINES, "[bold]Headrace"]
+    assert names == [*VARIANTS[1:], *CHARTS, *BASELINES, "[bold]Headrace"]
     assert set(KEYS) == {*VARIANTS, *CHARTS}
     assert slates_table_of(found).row_count == 6
     pytest.importorskip("matplotlib")

@@ -24,7 +24,7 @@ from features.bundle_format import (
     sha256,
 )
 from features.content import N_CONTENT
-from offline.bundle import Provenance, write_bundle
+from offline.bundle import Provenance, write_bundle, write_fits
 from offline.faiss_index import build_index
 from serving.bundle import Bundle, BundleError, load_bundle, load_current
 from tests.clock import START_MS
@@ -287,3 +287,18 @@ def test_a_changed_or_missing_optional_file_is_refused(bundles):
     (folder_of(bundles) / CONTENT_MAP).unlink()
     with pytest.raises(BundleError, match=f"{CONTENT_MAP} cannot be read"):
         load_current(bundles)
+
+
+def test_fits_on_the_log_make_a_new_bundle_of_the_same_models(bundles):
+    before = load_current(bundles)
+    fusion = {"ranker": 0.5, "click": 1.0, "watch": 0.0}
+    table = {"scores": [0.0, 1.0], "probabilities": [0.1, 0.2]}
+    manifest = write_fits(bundles, fusion, table, {"logged_slots": 9.0}, START_MS + 5_000)
+    after = load_current(bundles)
+    assert after.version == manifest.version != before.version
+    assert after.manifest.files == before.manifest.files
+    assert (after.fusion.click, after.fusion.ranker) == (1.0, 0.5)
+    assert after.calibration.probabilities(np.array([0.5])) == pytest.approx(0.15)
+    assert after.manifest.metrics["logged_slots"] == 9.0
+    assert load_bundle(bundles / before.version).calibration is None
+    assert after.cheap is not None

@@ -310,6 +310,16 @@ def test_a_narrow_filter_tells_the_sources_what_they_may_bring():
     assert np.flatnonzero(asked).tolist() == [table.slot_of("t4")]
 
 
+def test_under_a_narrow_filter_there_are_still_many_candidates():
+    items = [CatalogItem(f"t{k}", genres=("Drama",) if k % 5 else ("Crime",)) for k in range(3_000)]
+    table = CatalogueTable.of(items)
+    world = World(items, [7.0] * 3_000, [3_000 - k for k in range(3_000)])
+    recommender = Recommender(table, world.mirror(table), None)
+    slate = recommender.recommend(Query("u", genres=("Crime",)), Viewer(None), START_MS)
+    assert slate.n_candidates >= 400
+    assert {int(item_id[1:]) % 5 for item_id in item_ids(slate)} == {0}
+
+
 # --- masks ---
 
 

@@ -89,6 +89,13 @@ def test_a_method_nobody_has_thought_of_needs_admin(tmp_path):
     assert reason_of(guard, "/headrace.v1.NewService/New", admin_text) == "admitted"
 
 
+def test_the_history_names_client_and_id_of_a_key_and_of_no_other(tmp_path):
+    key, text = new_key("editors", [Scope.ADMIN])
+    guard = guard_of(tmp_path / "keys.json", [key])
+    assert guard.name_of(text) == f"editors/{key.id}"
+    assert guard.name_of(None) == guard.name_of("hr_made_up") == Guard().name_of(text) == ""
+
+
 def test_refusals_do_not_tell_which_keys_exist(tmp_path):
     key, text = new_key("backend", [Scope.RECOMMEND], expires_ms=START_MS)
     guard = guard_of(tmp_path / "keys.json", [key])

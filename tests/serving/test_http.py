@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.embedded import free_port
+from serving.guard.keys import KeyRing, Scope, new_key, write_keys
 from serving.http.app import STATUSES, Door
 from serving.http.calls import CALLS
 from serving.http.openapi import openapi
@@ -29,6 +31,7 @@ def opened(parts: Parts | None = None, **fields: Any) -> Any:
     port = free_port()
     parts = parts or Parts()
     named = {"port": 0, "http_port": port, "max_request_bytes": LIMIT, "stream_idle_s": 0.5}
+    named |= {"delay_target_ms": 1_000, "delay_limit_ms": 10_000}  # a busy machine is no overload
     parts.settings = ServingSettings(**{**named, **fields})
     url = f"http://127.0.0.1:{port}"
     with served(parts) as (server, client), httpx.Client(base_url=url, timeout=10) as web:
@@ -261,6 +264,36 @@ def test_guard_is_asked_before_the_body_is_read() -> None:
             assert (await web.get("/openapi.json")).status_code == 500
 
     asyncio.run(test())
+
+
+def test_keys_scopes_and_quotas_hold_at_this_door_too(tmp_path: Path) -> None:
+    slates, slate_key = new_key("shop", [Scope.RECOMMEND])
+    few, few_key = new_key("few", [Scope.RECOMMEND], rate=0.001, burst=1)
+    path = tmp_path / "keys.json"
+    write_keys(path, KeyRing([slates, few]))
+    with opened(keys_file=path) as (web, _, _):
+        body = {"user_id": "ann"}
+
+        def asked(key: str, where: str = "/v1/recommend") -> Any:
+            return web.post(where, json=body, headers={"authorization": f"Bearer {key}"})
+
+        missing = web.post("/v1/recommend", json=body)
+        assert refusal(missing)[:2] == (401, "UNAUTHENTICATED")
+        assert missing.headers["www-authenticate"] == "Bearer"
+        assert refusal(asked("hr_no_key"))[:2] == (401, "UNAUTHENTICATED")
+        assert refusal(asked(slate_key, "/v1/track"))[:2] == (403, "PERMISSION_DENIED")
+        assert refusal(web.get("/openapi.json"))[:2] == (401, "UNAUTHENTICATED")
+        assert asked(slate_key).status_code == 200
+        assert (
+            web.post("/v1/recommend", json=body, headers={"x-api-key": slate_key}).status_code
+            == 200
+        )
+        assert asked(few_key).status_code == 200
+        busy = asked(few_key)
+        assert refusal(busy)[:2] == (429, "RESOURCE_EXHAUSTED")
+        assert int(busy.headers["retry-after"]) >= 1
+        assert int(busy.headers["x-retry-ms"]) > 0
+        assert web.get("/healthz").status_code == 200
 
 
 class Everything:

@@ -257,6 +257,15 @@ def test_nobodys_slate_is_made_anew_before_it_grows_old() -> None:
     asyncio.run(run())
 
 
+def test_slate_of_another_bundle_or_catalogue_does_not_hold() -> None:
+    world = ["b1"]
+    cache = SlateCache(5.0, world=lambda: tuple(world))
+    filled(cache, "a")
+    assert cache.get(cache.key_of(Query("a")))
+    world[0] = "b2"
+    assert not cache.get(cache.key_of(Query("a")))
+
+
 QUERY = Query("ann", count=7, filters=Filters(languages=("de",)))
 PLACE = RowPosition(0, 5, START_MS)
 

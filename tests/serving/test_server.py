@@ -194,16 +194,27 @@ def test_calls_that_run_are_finished_when_the_server_drains() -> None:
 
 
 def test_no_call_fails_behind_two_replicas_while_one_drains() -> None:
-    with running() as first, running() as second:
+    counts = [threading.Event(), threading.Event()]
+    parts = [Parts(record=lambda _, told=told: told.set()) for told in counts]
+    with running(parts[0]) as first, running(parts[1]) as second, ThreadPoolExecutor(3) as pool:
         target = f"ipv4:127.0.0.1:{first.port},127.0.0.1:{second.port}"
-        with Client(target, timeout_s=10) as client:
-            for i in range(200):
-                if i == 100:
-                    first.stop()
-                    second_alone = threading.Thread(target=first.join)
-                    second_alone.start()
-                assert client.recommend("ann").items
-            second_alone.join()
+        gone = threading.Event()
+
+        def call_until_one_is_gone() -> int:
+            answered, left = 0, 50
+            with Client(target, timeout_s=10) as client:
+                while left:
+                    assert client.recommend("ann").items
+                    answered += 1
+                    left -= gone.is_set()
+            return answered
+
+        calls = [pool.submit(call_until_one_is_gone) for _ in range(3)]
+        eventually(lambda: all(told.is_set() for told in counts))  # both are called, in turn
+        first.stop()
+        first.join()
+        gone.set()
+        assert all(call.result(60) >= 50 for call in calls)
 
 
 def test_sigterm_lets_running_calls_finish_and_ends_the_process() -> None:
