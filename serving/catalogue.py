@@ -33,6 +33,7 @@ LEAST_ROOM: Final = 4_096
 KEPT_CHANGES: Final = 1_024
 N_ARRIVALS: Final = 256  # titles that came last
 NEVER: Final = 0
+BULK_MS: Final = 3_600_000  # titles that come within this time of each other came together
 
 log = structlog.get_logger(__name__)
 
@@ -114,10 +115,17 @@ class CatalogueTable:
             item = by_id[id_]
             table.put(item, (added_ms or {}).get(item.item_id, NEVER))
         table.n_changes = 0
-        known = np.flatnonzero(table.added_ms)
-        order = np.lexsort((-table.years[known], -table.added_ms[known]))  # the newest film first
-        table.arrivals = known[order][:N_ARRIVALS].astype(np.int32)
+        table._find_arrivals()
         return table
+
+    def _find_arrivals(self) -> None:
+        """Lists what came last; what came together with half of the catalogue is no news."""
+        known = np.flatnonzero(self.added_ms)
+        if not len(known):
+            return
+        known = known[self.added_ms[known] > np.median(self.added_ms[known]) + BULK_MS]
+        order = np.argsort(-self.added_ms[known], kind="stable")
+        self.arrivals = known[order][:N_ARRIVALS].astype(np.int32)
 
     def grown(self, room: int) -> "CatalogueTable":
         """A copy with `room` more free slots; titles have the slots that they had. O(slots)."""

@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from features import item_row
 from features.ranking import ALS
+from features.windows import DAY_MS
 from serving.knowledge import Knowledge
 from serving.learned import Learned
 from serving.request import Request
@@ -39,6 +41,9 @@ N_OF_SESSION: Final = 3  # titles of the session whose neighbours are offered
 FEWEST: Final = 10  # of a source under load
 CALM, BUSY, CHARTS_ALONE = 0, 1, 3  # levels of load, the highest of each
 MOST_NEIGHBOURS_KEPT: Final = 8_192
+ARRIVED_WITHIN_MS: Final = 14 * DAY_MS
+
+_TOTAL = item_row.NAMES.index("item_engaged_total")
 
 Slots = NDArray[np.int64]
 Step = Callable[[Request, Candidates], None]
@@ -259,10 +264,15 @@ class Retrieval:
         offer(hot[WEEK], _fewer(quotas.week, request), Source.WEEK)
         offer(hot[NEW], _fewer(quotas.new, request), Source.NEW)
 
-    def _arrivals(self, _request: Request, found: Candidates) -> None:
-        arrivals = self._knowledge.table.arrivals
+    def _arrivals(self, request: Request, found: Candidates) -> None:
+        """What came to the catalogue last and nobody has touched yet."""
+        known = self._knowledge
+        arrivals = known.table.arrivals
         if len(arrivals):
-            found.offer(arrivals, self._quotas.arrivals, Source.ARRIVAL)
+            is_recent = request.now_ms - known.table.added_ms[arrivals] <= ARRIVED_WITHIN_MS
+            is_untouched = known.mirror.values[arrivals, _TOTAL] == 0
+            fresh = arrivals[is_recent & is_untouched]
+            found.offer(fresh, self._quotas.arrivals, Source.ARRIVAL)
 
     def _gems(self, request: Request, found: Candidates) -> None:
         """Titles of few viewers that those rate well, of the viewer's genres first."""

@@ -5,6 +5,7 @@ import signal
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -212,6 +213,25 @@ def test_a_rule_that_cannot_be_used_is_refused_by_field_and_value(client):
     with pytest.raises(RequestError, match=r"filters.max_age must be within 0\.\.21; got 99"):
         client.recommend("rita", filters=Filters(max_age=99))
     assert client.list_rules() == ()
+
+
+def test_titles_come_and_go_while_the_server_answers(stack, client):
+    prefix = stack.settings.kafka.prefix
+    writer = LogWriter(stack.settings.kafka.log_config())
+
+    def is_known():
+        try:
+            return bool(client.similar_items("fresh", count=3))
+        except RequestError:
+            return False
+
+    fresh = CatalogItem("fresh", "Fresh", 2024, ("Drama",))
+    publish_catalogue([fresh], writer, prefix + topics.CATALOG)
+    wait_until(is_known)
+    assert "fresh" in ids(client.recommend("pia", count=100, genres=("Drama",)))
+    publish_catalogue([replace(fresh, removed=True)], writer, prefix + topics.CATALOG)
+    wait_until(lambda: not is_known())
+    assert "fresh" not in ids(client.recommend("pia", count=100, genres=("Drama",)))
 
 
 def test_slates_go_on_while_all_rows_are_built_anew(stack, client):

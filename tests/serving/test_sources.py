@@ -22,6 +22,7 @@ from serving.recommender import Recommender
 from serving.retrieval.base import WORDS, Source
 from serving.retrieval.content import ContentNeighbours
 from serving.retrieval.regional import EVERY_S, FORGET_AFTER_S, MOST_REGIONS, RegionCharts
+from serving.retrieval.retrieval import ARRIVED_WITHIN_MS
 from serving.retrieval.trending import GOOD_RATING_LOW
 from serving.slate import Page, Query, Slate, SlateItem, UnknownItemError, Viewer
 from tests.clock import START_MS
@@ -189,6 +190,22 @@ def test_titles_that_came_to_the_catalogue_are_offered_at_once(world):
     assert [one.item_id for one in world.brought_by(Source.ARRIVAL, NEW_VIEWER)] == ["fresh"]
     world.table.remove("fresh")
     assert not world.brought_by(Source.ARRIVAL, viewer)
+
+
+def test_a_catalogue_that_came_as_a_whole_is_no_news():
+    titles = engine.catalogue()
+    added_ms = {title.item_id: START_MS + k for k, title in enumerate(titles)}
+    added_ms["t9"] = START_MS + 10 * 3_600_000
+    table = CatalogueTable.of(titles, added_ms)
+    assert table.arrivals.tolist() == [table.slot_of("t9")]
+
+
+def test_what_somebody_touched_or_came_long_ago_is_no_longer_just_added(world):
+    fresh = world.table.put(CatalogItem("fresh", "Fresh"), START_MS)
+    world.table.put(CatalogItem("old", "Old"), START_MS - ARRIVED_WITHIN_MS - 1)
+    assert [one.item_id for one in world.brought_by(Source.ARRIVAL, NEW_VIEWER)] == ["fresh"]
+    world.mirror.values[fresh, NAMES.index("item_engaged_total")] = 1.0
+    assert not world.brought_by(Source.ARRIVAL, NEW_VIEWER)
 
 
 def test_a_regions_chart_is_offered_where_it_is_known(world):
