@@ -39,9 +39,10 @@ class DelayControl:
     """Delays in, level out. Pure: times are given, in seconds of any steady clock.
 
     Judged once an interval, so that one knows what a change has brought before the next. A delay
-    that stays beyond the limit has half of the calls refused at once, then more; they are let in
-    again slowly. Never are all refused: a refusal costs gRPC nearly what an answer costs it, and
-    where more come than can even be refused, somebody should still be answered.
+    that stays beyond the limit, over two measurements at least, has half of the calls refused at
+    once, then more; they are let in again slowly. One measurement alone may be a stop of the
+    process, which is over. Never are all refused: a refusal costs gRPC nearly what an answer costs
+    it, and where more come than can even be refused, somebody should still be answered.
     """
 
     load: LoadLevel
@@ -51,6 +52,7 @@ class DelayControl:
     _seen: deque[tuple[float, float]] = field(default_factory=deque)  # when, delay
     _judged_s: float = -math.inf
     _settled: int = FULL  # the level without refusals
+    _n_beyond: int = 0  # measurements in a row beyond the limit, as far as they were judged
 
     def observe(self, delay_s: float, now_s: float) -> int:
         """Takes a measurement; returns the level from now on. O(measurements of an interval)."""
@@ -66,6 +68,7 @@ class DelayControl:
     def _judge(self, delays_s: list[float]) -> None:
         """The least delay says whether a queue stands, the largest whether there is any."""
         least_s, most_s = min(delays_s), max(delays_s)
+        self._n_beyond = self._n_beyond + len(delays_s) if least_s > self.limit_s else 0
         self._share(least_s)
         if least_s > self.target_s:
             self._settled = min(self._settled + 1, CHARTS)
@@ -76,7 +79,7 @@ class DelayControl:
     def _share(self, least_s: float) -> None:
         """How many are refused: quickly more, slowly fewer, unchanged between target and limit."""
         share = self.load.refused_share
-        if least_s > self.limit_s and len(self._seen) > 1:
+        if self._n_beyond > 1:
             share = min(share + STEP_UP, MOST) if share else ATTACK
         elif least_s < self.target_s:
             share = max(share - STEP_DOWN, 0.0)

@@ -263,6 +263,13 @@ def test_calls_are_refused_beyond_the_limit_and_let_in_again_slowly():
     assert found[3:8] == [REFUSE] * 5
 
 
+def test_a_stop_of_the_process_is_no_overload_and_two_in_a_row_are():
+    control = DelayControl(LoadLevel())
+    delays_s = [0.0, 0.3, 0.0, 0.3, 0.3]
+    found = [control.observe(delay_s, 0.3 * k) for k, delay_s in enumerate(delays_s)]
+    assert found == [FULL, FEWER, FULL, FEWER, REFUSE]
+
+
 def test_a_burst_that_is_worked_off_within_an_interval_changes_nothing():
     control, now_s = DelayControl(LoadLevel()), 0.0
     for delay_s in [0.5, 0.4, 0.3, 0.001, 0.001] * 20:
