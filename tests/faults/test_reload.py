@@ -122,7 +122,7 @@ def test_every_slate_is_of_one_bundle_while_bundles_change_under_load(bundles, t
         seen: list[str] = []
         for wanted in (second, first, second):
             make_current(bundles, wanted)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(200):
                 while not seen or seen[-1] != wanted:
                     slate = slate_of(serving.recommender)
                     assert items_of(slate) == expected[slate.bundle_version]
