@@ -30,7 +30,15 @@ from serving.retrieval.base import (
 )
 from serving.retrieval.covisitation import N_TITLES, PRIOR, STEP_WEIGHT, Covisitation
 from serving.retrieval.faiss_index import FaissIndex, FoldIn
-from serving.retrieval.trending import NEW, TOTAL, TRENDING_1D, TRENDING_6H, WEEK, Trending
+from serving.retrieval.trending import (
+    NEW,
+    TOTAL,
+    TRENDING_1D,
+    TRENDING_3D,
+    TRENDING_6H,
+    WEEK,
+    Trending,
+)
 
 N_ITEMS = 50
 
@@ -107,7 +115,7 @@ def test_a_heap_keeps_the_best(rng):
 def test_every_source_has_words_of_its_own():
     assert set(WORDS) == set(Source)
     assert len({words.name for words in WORDS.values()}) == len(Source)
-    assert Quotas(covisitation=7).total == Quotas().total - 93
+    assert Quotas(covisitation=7).total == Quotas().total - 193
 
 
 # --- co-visitation ---
@@ -202,7 +210,7 @@ def test_an_index_gives_no_more_than_it_has(rng):
 
 def hot_values(rng: np.random.Generator, n: int) -> np.ndarray:
     values = np.zeros((n, item_row.N_COLUMNS), np.float32)
-    for name in ("item_trend_6h", "item_trend_1d", "item_days_known"):
+    for name in ("item_trend_6h", "item_trend_1d", "item_trend_3d", "item_days_known"):
         values[:, column(name)] = rng.random(n) * 40
     values[:, column("item_engaged_7d")] = rng.integers(0, 9, n)
     values[:, column("item_engaged_total")] = rng.integers(0, 30, n)
@@ -227,13 +235,14 @@ def test_lists_hold_the_hottest_titles_in_order(rng, n):
         TRENDING_1D: trend,
         WEEK: np.where(week > 0, week + tie, 0),
         TOTAL: values[:, column("item_engaged_total")] + tie,
+        TRENDING_3D: values[:, column("item_trend_3d")],
         NEW: np.where(known < 21, 2 ** (-known / 2) * (1 + trend), 0),
     }
     for k, score in scores.items():
         fitting = np.flatnonzero(touched & (score > 0))
         expected = np.sort(score[fitting])[::-1][:N_LISTED]
         np.testing.assert_allclose(score[hot.lists[k]], expected, rtol=1e-5)
-    for rank, k in enumerate((TRENDING_1D, WEEK, TOTAL)):
+    for rank, k in enumerate((TRENDING_1D, WEEK, TOTAL, TRENDING_3D)):
         ranks = hot.standings[:, rank]
         assert (ranks[hot.lists[k]] == np.arange(len(hot.lists[k]))).all()
         assert (ranks == N_LISTED).sum() == n - len(hot.lists[k])
