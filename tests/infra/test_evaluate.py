@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from infra.evaluate import (
@@ -9,21 +10,28 @@ from infra.evaluate import (
     FROZEN,
     KEYS,
     VARIANTS,
+    Contender,
     draw_over_time,
     evaluate_replay,
+    replay,
     slates_table_of,
     table_of,
 )
-from infra.train import next_titles
+from infra.train import LocalFeatures, next_titles
 from offline.baselines import BASELINES
 from offline.charts import CHARTS
 from offline.datasets import EVERYTHING, EventColumns, MovieTweetings, Selection
 from offline.train import TrainConfig
 from offline.train_als import AlsConfig
 from offline.train_ranker import RankerConfig
+from serving.bundle import Bundle
 from tests.serving import engine
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def ignore(done: int) -> None:
+    """A bar that nobody sees."""
 
 
 class SmallDataset:
@@ -61,8 +69,15 @@ def test_every_slate_before_a_next_title_counts(found):
     assert found.engine.hr_20 < found.recall_at_1000 <= 1
 
 
-def test_what_the_rows_learn_after_the_split_is_worth_something(found):
-    assert found.engine.is_ahead_of(found.qualities[FROZEN])
+@pytest.mark.parametrize("until", [None, 5_000])
+def test_frozen_rows_take_in_nothing_after_the_split(until):
+    columns = engine.columns()
+    local = LocalFeatures(columns, engine.catalogue())
+    contender = Contender.of(local, Bundle.without_ranker(engine.models()), None)
+    chosen = np.flatnonzero(next_titles(columns))[-20:]
+    seen = replay(local, {FROZEN: contender}, chosen, ignore, until=until)[FROZEN]
+    assert len(seen.places) == len(seen.histories) == 20
+    assert local.at == (until or chosen[-1])
 
 
 def test_slates_are_described_beside_being_right(found):

@@ -30,7 +30,15 @@ from serving.retrieval.base import (
 )
 from serving.retrieval.covisitation import N_TITLES, PRIOR, STEP_WEIGHT, Covisitation
 from serving.retrieval.faiss_index import FaissIndex, FoldIn
-from serving.retrieval.trending import NEW, TOTAL, TRENDING_1D, TRENDING_6H, WEEK, Trending
+from serving.retrieval.trending import (
+    NEW,
+    TOTAL,
+    TRENDING_1D,
+    TRENDING_3D,
+    TRENDING_6H,
+    WEEK,
+    Trending,
+)
 
 N_ITEMS = 50
 
