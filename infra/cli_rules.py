@@ -70,19 +70,14 @@ def put_rule(
     from infra import rules
 
     now_ms = time.time_ns() // 1_000_000
-    scope = RuleScope(
-        _option("--page", lambda: rules.members_of(Page, page or ())),
-        _option("--device", lambda: rules.members_of(Device, device or ())),
-        tuple(region or ()),
-        user,
-        profile,
-    )
+    pages = _option("--page", lambda: rules.members_of(Page, page or ()))
+    devices = _option("--device", lambda: rules.members_of(Device, device or ()))
     wanted = Rule(
         rule_id,
         _option("KIND", lambda: rules.members_of(RuleKind, [kind]))[0],
         tuple(item or ()),
         tuple(genre or ()),
-        scope,
+        RuleScope(pages, devices, tuple(region or ()), user, profile),
         _option("--from", lambda: rules.moment_of(since, now_ms) if since else 0),
         _option("--until", lambda: rules.moment_of(until, now_ms) if until else 0),
         slot,
