@@ -165,7 +165,6 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
         has_rules_for=recommender.has_rules_for,
     )
     rules = _rules(settings, recommender, cache)
-    recommender.shelf.on_change = cache.invalidate
     site.ending.callback(rules.stop)
     recommendations = RecommendationServicer(
         recommender,

@@ -172,19 +172,15 @@ class LiveCatalogue:
 
     def _change(self, shelf: Shelf, part: Iterable[Change], slots: list[int]) -> None:
         """Between requests: takes titles in and out. Fills `slots` with those of the first."""
-        table = shelf.table
-        n_used, is_any_known = table.n_used, False
         for change in part:
             if change.item is None:
-                is_any_known |= table.remove(change.item_id) is not None
+                shelf.table.remove(change.item_id)
                 continue
             try:
-                slots.append(table.put(change.item, change.at_ms, change.content))
+                slots.append(shelf.table.put(change.item, change.at_ms, change.content))
             except TableError as error:
                 log.warning("catalog_record_refused", reason=str(error))
                 self._count_broken(1)
-        if is_any_known or any(slot < n_used for slot in slots):
-            shelf.on_change()
 
     def _note(self, part: list[Change]) -> None:
         self._changed_s = time.monotonic()

@@ -12,7 +12,6 @@ class Shelf:
 
     def __init__(self, knowledge: Knowledge, make_stages: Callable[[], None]) -> None:
         """`make_stages` makes anew what keeps arrays by slot for a request."""
-        self.on_change: Callable[[], None] = _nothing  # slates made before may be wrong now
         self._knowledge = knowledge
         self._make_stages = make_stages
 
@@ -65,7 +64,3 @@ class Shelf:
         if now is None or learned is None or learned.bundle is not now.bundle:
             learned = None if now is None else Learned.of(now.bundle, self._knowledge.table)
         self._knowledge.learned = learned
-
-
-def _nothing() -> None:
-    """What is to be done about slates that nobody keeps."""

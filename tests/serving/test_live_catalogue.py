@@ -124,19 +124,6 @@ def test_a_title_is_in_use_long_before_a_second_has_passed(titles: Titles) -> No
         assert min(took_s) < 1.0  # the quickest of three: others may have had to share the machine
 
 
-def test_whoever_keeps_slates_is_told_when_they_may_be_wrong(titles: Titles) -> None:
-    titles.put(HEAT)
-    with serving(titles) as server:
-        told: list[bool] = []
-        server.recommender.shelf.on_change = lambda: told.append(True)
-        titles.put(RONIN)
-        eventually(lambda: "tt2" in server.slate())
-        assert not told  # a slate without a new title is not wrong
-        titles.put(CatalogItem("tt1", removed=True))
-        eventually(lambda: "tt1" not in server.slate())
-        assert told
-
-
 def test_records_that_are_no_titles_are_counted_and_left_behind(titles: Titles) -> None:
     titles.put_bytes(b"x", b"\xff no title")
     with serving(titles) as server:
