@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from features.decision_context import N_CONTEXTS
 from features.outcomes import NO_CONTEXT, NO_ROLLBACK, OUTCOME, UNKNOWN_ARM
+from features.ranking import N_COLUMNS
 from features.vocabulary import N_ARMS, Arm
 from features.windows import DAY_MS
 from online_models.forgetting import HALF_LIFE_MS
@@ -31,7 +32,7 @@ def planted(rng: np.random.Generator, n: int, context: Any = None) -> Outcomes:
     """Gains of 0.3 an answer for the best arm, 0.1 for the others; all contexts and arms alike."""
     arms = rng.integers(0, N_ARMS, n)
     rates = np.where(arms == BEST, 0.3, 0.1)
-    features = rng.random((n, 65), np.float32)
+    features = rng.random((n, N_COLUMNS), np.float32)
     return outcomes(
         n,
         arm=arms,
