@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 def refusal(message: str) -> redis.RedisError:
     """The exception of an error that Redis answers with.
 
-    >>> refusal("LOADING Redis is loading the dataset in memory")
-    BusyLoadingError('LOADING Redis is loading the dataset in memory')
+    >>> type(refusal("LOADING Redis is loading the dataset in memory")).__name__
+    'BusyLoadingError'
     """
     return REFUSALS.get(message.split(" ", 1)[0], redis.ResponseError)(message)
 

@@ -46,7 +46,7 @@ def calibration_error(
 
     Bins of equally many exposures (M. Nixon et al.: Measuring Calibration in Deep Learning, 2019).
 
-    >>> calibration_error(np.array([0.5, 0.5]), np.array([True, False]))
+    >>> calibration_error(np.array([0.5, 0.5]), np.array([True, False]), n_bins=1)
     0.0
     """
     order = np.argsort(probabilities, kind="stable")

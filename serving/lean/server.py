@@ -13,6 +13,7 @@ from serving.lean.call import Call, Handler, Refusal, metadata_of
 from serving.lean.connection import Connection, Limits
 
 BACKLOG = 1_024
+TURNS_TO_END = 3  # of the loop, in which connections that were cut are closed
 
 Find = Callable[["CallDetails"], Awaitable[Handler | None]]
 
@@ -50,6 +51,7 @@ class LeanServer:
         self._servers: list[asyncio.Server] = []
         self._find = self._chain()
         self._running = 0
+        self._is_stopping = False
         self.connections: set[Connection] = set()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
@@ -91,6 +93,7 @@ class LeanServer:
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more connections and calls; those that run may end within the grace."""
+        self._is_stopping = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):
@@ -101,6 +104,8 @@ class LeanServer:
         await self._wait_until_quiet(1.0 if self.connections else 0.0)
         for connection in list(self.connections):
             connection.cut()
+        for _ in range(TURNS_TO_END):
+            await asyncio.sleep(0)
 
     async def _wait_until_quiet(self, limit_s: float) -> None:
         deadline_s = asyncio.get_running_loop().time() + limit_s
@@ -116,6 +121,8 @@ class LeanServer:
 
     def has_room(self) -> bool:
         """Whether another connection may be taken."""
+        if self._is_stopping:
+            return False
         most = self._options.get("grpc.max_allowed_incoming_connections")
         return most is None or len(self.connections) < most
 

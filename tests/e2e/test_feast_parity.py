@@ -59,7 +59,7 @@ def stack(embedded_broker, tmp_path):
     settings = Settings(
         kafka={"bootstrap": embedded_broker.bootstrap, "prefix": prefix},
         stream={"group": f"{prefix}features", "epoch_s": 0.2, "clock": "stream"},
-        serving={"port": 0, "clock": "stream"},
+        serving={"port": 0, "clock": "stream", "cache_ttl_s": 0},  # else features are of earlier
         archive={"group": f"{prefix}archive", "flush_s": 0.3},
         home=tmp_path,
     )

@@ -41,7 +41,11 @@ def written(tmp_path_factory) -> Path:
     first = engine.train_small(folder)
     files = folder / first.version
     bundle = load_bundle(files)
-    models = replace(bundle.models, factors=np.ascontiguousarray(bundle.models.factors[::-1]))
+    models = replace(
+        bundle.models,
+        factors=np.ascontiguousarray(bundle.models.factors[::-1]),
+        neighbours=np.ascontiguousarray(bundle.models.neighbours[::-1]),
+    )
     provenance = Provenance(START_MS + 1_000, 0, START_MS, 6_000)
     ranker = (files / RANKER).read_text()
     write_bundle(folder, models, (files / INDEX).read_bytes(), ranker, provenance)
