@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+import uvloop
 from headrace.v1 import recommender_pb2
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 from hypothesis import given, settings
@@ -108,12 +109,16 @@ class Site:
     def __init__(self) -> None:
         self.services = Services()
         self._port: Future[int] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         self.port = self._port.result(30)
         self.channel = grpc.insecure_channel(
             f"127.0.0.1:{self.port}", [("grpc.max_receive_message_length", -1)]
         )
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as a server has it
+            runner.run(self._main())
 
     def call(self, name: str, message: bytes = b"", **named: Any) -> bytes:
         return self.channel.unary_unary(f"/s/{name}")(
