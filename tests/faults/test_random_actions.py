@@ -20,7 +20,7 @@ from tests.faults.actions import (
 )
 from tests.faults.shrinking import as_python, shrunk
 
-SHORT_SEED, N_SHORT = 96, 60
+SHORT_SEED, N_SHORT = 96, 40
 LONG_SEEDS, N_LONG = (101, 102, 103, 104), 300
 MAX_ATTEMPTS = 25
 
