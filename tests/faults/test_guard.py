@@ -27,6 +27,8 @@ from tests.serving.harness import FakeRows, Parts, Running, eventually, running
 
 REFUSED = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
+PATIENT = {"delay_target_ms": 1_000, "delay_limit_ms": 10_000}  # a busy machine is no overload
+
 
 def methods() -> list[str]:
     """Every method of every service that a server may have, from the descriptors."""
@@ -72,7 +74,13 @@ def keyed(
     keys["stream"] = new_key("streamer", [Scope.INGEST], rate=20.0)
     keys["slow"] = new_key("slow", [Scope.INGEST, Scope.RECOMMEND], rate=2.0, burst=2)
     write_keys(path, KeyRing(key for key, _ in keys.values()))
-    settings = ServingSettings(port=0, keys_file=path, health_open=False, transport=request.param)
+    settings = ServingSettings(
+        port=0,
+        keys_file=path,
+        health_open=False,
+        transport=request.param,
+        **PATIENT,
+    )
     with running(Parts(settings=settings)) as server:
         yield Keyed(server, path, {name: text for name, (_, text) in keys.items()})
 
@@ -166,7 +174,7 @@ def test_deadlines_that_pass_and_calls_that_are_cancelled_leave_nothing_behind(
     transport: Literal["grpc", "lean"],
 ) -> None:
     rows, guard = StuckRows(), Guard()
-    settings = ServingSettings(port=0, transport=transport)
+    settings = ServingSettings(port=0, transport=transport, **PATIENT)
     parts = Parts(settings=settings, rows=lambda: rows, guard=guard)
     with running(parts) as server, Client(server.target, timeout_s=10) as client:
         assert client.recommend("ann").items

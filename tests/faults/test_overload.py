@@ -83,6 +83,7 @@ async def at_a_rate(target: str, rate: float, seconds: float) -> list[Outcome]:
         return await asyncio.gather(*calls)
 
 
+@pytest.mark.long  # a machine that is busy with other tests changes what can be answered
 @pytest.mark.parametrize("transport", ["grpc", "lean"])
 def test_three_times_what_can_be_answered_leaves_four_fifths_of_the_answers(
     transport: Literal["grpc", "lean"],

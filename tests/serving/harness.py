@@ -182,7 +182,11 @@ def at(offset: int, partition: int = 0) -> Position:
 class Parts:
     """What a server is made of; a test replaces what it is about."""
 
-    settings: ServingSettings = field(default_factory=lambda: ServingSettings(port=0))
+    settings: ServingSettings = field(
+        default_factory=lambda: ServingSettings(  # a busy machine is no overload
+            port=0, delay_target_ms=1_000, delay_limit_ms=10_000
+        )
+    )
     log: LogConfig = NOWHERE
     topic: str = TOPIC
     recommender: FakeRecommender = field(default_factory=FakeRecommender)
