@@ -7,6 +7,7 @@ fails is as if there were no answer.
 import asyncio
 from typing import Final
 
+import hiredis
 import redis
 
 from features.redis_pipe import Pipe, Reply
@@ -31,15 +32,15 @@ class RedisAnswers:
             if not found.done():
                 found.set_result(answer)
 
-        self._pipe.call(_packed(b"GET", self._name(key))).add_done_callback(settle)
+        self._pipe.call(hiredis.pack_command((b"GET", self._name(key)))).add_done_callback(settle)
         return found
 
     def keep(self, key: bytes, value: bytes, keep_s: float) -> None:
         """Stores an answer for so long where there is none yet; nobody waits for it."""
         if len(value) <= MAX_BYTES and keep_s > 0:
             milliseconds = b"%d" % round(1_000 * keep_s)
-            command = _packed(b"SET", self._name(key), value, b"PX", milliseconds, b"NX")
-            self._pipe.call(command).add_done_callback(_told)
+            words = (b"SET", self._name(key), value, b"PX", milliseconds, b"NX")
+            self._pipe.call(hiredis.pack_command(words)).add_done_callback(_told)
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -55,12 +56,3 @@ def _told(reply: "asyncio.Future[Reply]") -> bytes | None:
         return None
     answer: bytes | None = reply.result()
     return answer
-
-
-def _packed(*words: bytes) -> bytes:
-    r"""A command as Redis reads it.
-
-    >>> _packed(b"GET", b"k")
-    b'*2\r\n$3\r\nGET\r\n$1\r\nk\r\n'
-    """
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)

@@ -10,12 +10,11 @@ ends is started again while the others answer.
 
 import json
 import os
-import signal
 import socket
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -35,7 +34,7 @@ from infra.stack import (
     is_ready,
 )
 from infra.telemetry import READY, serve_metrics
-from infra.workers import WorkerMetrics
+from infra.workers import WorkerMetrics, end_all
 
 SERVERS_FILE: Final = "servers.json"
 METRICS: Final = ("headrace_serving", "headrace_track", "headrace_impressions")
@@ -58,7 +57,7 @@ def run_servers(settings: Settings, n_servers: int, stop: Event) -> None:
         for server in servers:
             cleanup.callback(server.close)
         if not start_all(servers, starters, stop):
-            drain_all(servers, grace_s(settings))
+            end_all(servers, grace_s(settings))
             return
         urls = [_metrics_url(metrics_port + 1 + k) for k in range(n_servers)]
         REGISTRY.register(WorkerMetrics(urls, METRICS, label="process"))
@@ -66,7 +65,7 @@ def run_servers(settings: Settings, n_servers: int, stop: Event) -> None:
         log.info("servers_ready", pids=[server.pid for server in servers], port=port)
         supervisor.run(stop)
         READY.set(0)
-        drain_all(servers, grace_s(settings))
+        end_all(servers, grace_s(settings))
 
 
 def start_all(servers: list[ChildServer], starters: ThreadPoolExecutor, stop: Event) -> bool:
@@ -190,16 +189,6 @@ class Supervisor:
         temporary = self._file.with_suffix(".tmp")
         temporary.write_text(json.dumps({"pid": os.getpid(), "servers": found}))
         temporary.replace(self._file)
-
-
-def drain_all(servers: list[ChildServer], limit_s: float) -> None:
-    """Tells all of them before it waits for any."""
-    for server in servers:
-        with suppress(RuntimeError, ProcessLookupError):  # it has ended meanwhile
-            os.kill(server.pid, signal.SIGTERM)
-    deadline_s = time.monotonic() + limit_s
-    for server in servers:
-        server.wait(max(deadline_s - time.monotonic(), 0.0))
 
 
 def read_servers(home: Path, owner_pid: int | None) -> dict[str, dict[str, Any]]:

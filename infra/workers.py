@@ -57,7 +57,7 @@ def run_workers(settings: Settings, n_workers: int, stop: Event) -> None:
         log.info("workers_ready", pids=[worker.pid for worker in workers], metrics_port=port)
         watch(workers, stop)
         READY.set(0)
-        stop_all(workers)
+        end_all(workers, STOP_GRACE_S)
 
 
 def refuse_too_many(settings: Settings, n_workers: int) -> None:
@@ -166,14 +166,14 @@ def end_with_error(workers: list[ChildServer]) -> None:
     raise StartError(f"all workers have ended, {ends}; {next(iter(failures), 'none said why')}")
 
 
-def stop_all(workers: list[ChildServer]) -> None:
+def end_all(processes: list[ChildServer], limit_s: float) -> None:
     """Tells all of them before it waits for any: none can end while another still reads."""
-    for worker in workers:
+    for process in processes:
         with suppress(RuntimeError, ProcessLookupError):  # it has ended meanwhile
-            os.kill(worker.pid, signal.SIGTERM)
-    deadline_s = time.monotonic() + STOP_GRACE_S
-    for worker in workers:
-        worker.wait(max(deadline_s - time.monotonic(), 0.0))
+            os.kill(process.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + limit_s
+    for process in processes:
+        process.wait(max(deadline_s - time.monotonic(), 0.0))
 
 
 class WorkerMetrics(Collector):

@@ -15,20 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.cheap_columns import CHEAP_COLUMNS, CHEAP_PLACES
-from offline.train_ranker import AT, Examples, place_of_first
+from offline.train_ranker import (
+    AT,
+    MAX_BIN,
+    Examples,
+    TreesConfig,
+    lambdarank,
+    place_of_first,
+)
 
 KEPT: Final = (100, 150, 200)  # candidates that go on, as they are measured
 
 
 @dataclass(frozen=True, slots=True)
-class CheapConfig:
+class CheapConfig(TreesConfig):
     """Sized for its cost: 70 inner nodes are 27 us for 1,000 candidates."""
 
     n_trees: int = 10
     n_leaves: int = 8
     learning_rate: float = 0.3
     min_rows_in_leaf: int = 100
-    seed: int = 3
 
 
 def fit_cheap(examples: Examples, config: CheapConfig) -> lightgbm.Booster:
@@ -41,26 +47,11 @@ def fit_cheap(examples: Examples, config: CheapConfig) -> lightgbm.Booster:
         labels,
         group=sizes,
         feature_name=list(CHEAP_COLUMNS),
-        params={"max_bin": 127, "verbose": -1},
+        params={"max_bin": MAX_BIN, "verbose": -1},
     )
-    return lightgbm.train(_parameters(config), data, config.n_trees)
-
-
-def _parameters(config: CheapConfig) -> dict[str, object]:
-    return {
-        "objective": "lambdarank",
-        "label_gain": [0, 1],
-        "lambdarank_truncation_level": 5 * AT,  # who stands 21st or 90th matters here
-        "num_leaves": config.n_leaves,
-        "learning_rate": config.learning_rate,
-        "min_data_in_leaf": config.min_rows_in_leaf,
-        "max_bin": 127,
-        "seed": config.seed,
-        "deterministic": True,
-        "force_row_wise": True,
-        "num_threads": 1,
-        "verbose": -1,
-    }
+    level = 5 * AT  # who stands 21st or 90th matters here
+    parameters = lambdarank(config, lambdarank_truncation_level=level)
+    return lightgbm.train(parameters, data, config.n_trees)
 
 
 def measure_cheap(

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.ranking import RANKING_COLUMNS
-from offline.train_ranker import RankerConfig
+from offline.train_ranker import MAX_BIN, RankerConfig, lambdarank
 
 SLOT_COLUMN: Final = "slot"  # the last column of a ranker of logged slates; in service it is 0
 LEAST_EXAMINED: Final = 0.05  # of the first slot: a rarer look is not believed
@@ -145,23 +145,10 @@ def fit_logged_ranker(
         group=slates.sizes,
         weight=inverse_propensities(slates.slots, slates.clicks, examined),
         feature_name=[*RANKING_COLUMNS, SLOT_COLUMN],
-        params={"max_bin": 127, "verbose": -1},
+        params={"max_bin": MAX_BIN, "verbose": -1},
     )
     return lightgbm.train(
-        {
-            "objective": "lambdarank",
-            "label_gain": [0, 1],
-            "num_leaves": config.n_leaves,
-            "learning_rate": config.learning_rate,
-            "min_data_in_leaf": config.min_rows_in_leaf,
-            "feature_fraction": config.feature_share,
-            "max_bin": 127,
-            "seed": config.seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "num_threads": 1,
-            "verbose": -1,
-        },
+        lambdarank(config, feature_fraction=config.feature_share),
         data,
         config.n_trees,
     )

@@ -13,8 +13,8 @@ event is in it. One thread at a time; arrays are made once and used again.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
 from serving.explaining import Explainer, with_contributions
 from serving.filtering.filter import Filter, FilterConfig
+from serving.guard.overload import CHARTS, LoadLevel
 from serving.knowledge import Knowledge, Mirror
 from serving.learned import Learned
 from serving.overlay import Overlay
@@ -54,7 +55,6 @@ from serving.slate import (
 )
 
 NO_BUNDLE, OVERLOAD = "bundle", "overload"  # as named in `degraded`
-CHARTS_ALONE: Final = 2  # a load level
 
 REFRESH_MS: Final = 10_000
 MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is looked through
@@ -62,19 +62,6 @@ MIN_CANDIDATES: Final = MAX_COUNT  # with fewer left, the whole catalogue is loo
 _TREND_1D = item_row.NAMES.index("item_trend_1d")
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Load:
-    """How much of the whole can be afforded now; `serving.guard.overload.LoadLevel` is one too."""
-
-    level: int = 0  # 0 all, 1 fewer candidates, from 2 on the charts alone
-
-
-class HasLevel(Protocol):
-    """What has a load level."""
-
-    level: int
 
 
 class Recommender:
@@ -94,7 +81,7 @@ class Recommender:
         explorer: Explorer | None = None,
         overlay: Overlay | None = None,
         regions: RegionCharts | None = None,
-        load: HasLevel | None = None,
+        load: LoadLevel | None = None,
         budget_s: float = float("inf"),
         filters: FilterConfig | None = None,
         selection: SelectionConfig | None = None,
@@ -109,7 +96,7 @@ class Recommender:
         trending = Trending(table, refresh_ms)
         self._knowledge = Knowledge(table, mirror, trending, learned, overlay, regions=regions)
         self._budget_s = budget_s
-        self._load: HasLevel = load or Load()
+        self._load = load or LoadLevel()
         self._quotas = quotas
         self._explorer = explorer
         self._filters = filters
@@ -324,8 +311,10 @@ class Recommender:
 
     def _decide(self, request: Request, viewer: Viewer) -> Slate:
         """The slate; candidates stay as they are."""
-        if not self._is_known(viewer) or request.load_level >= CHARTS_ALONE:
+        if not self._is_known(viewer):
             return self._fall_back(request, viewer)
+        if request.load_level >= CHARTS:
+            request.degraded.append(OVERLOAD)
         found, since_s = self._candidates, time.perf_counter()
         self._filter.admit_pins(request, found)
         self._retrieval.gather(request, found)
@@ -421,8 +410,6 @@ class Recommender:
         """
         has_bundle = self._knowledge.learned is not None
         degraded = viewer.degraded if has_bundle else (*viewer.degraded, NO_BUNDLE)
-        if self._is_known(viewer):
-            degraded = (*degraded, OVERLOAD)
         found = self._candidates
         self._filter.admit_pins(request, found)
         self._retrieval.gather_charts(request, found)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from features.cheap_columns import N_CHEAP, assemble_cheap
 from features.ranking import RANKING_COLUMNS, assemble
 from serving.bundle import Bundle
+from serving.guard.overload import FEWER
 from serving.knowledge import Knowledge
 from serving.ranking.calibration import Calibration
 from serving.ranking.cheap import keep_best
@@ -17,7 +18,6 @@ from serving.retrieval.base import LEADING, Candidates
 N_RANKED: Final = 150  # candidates that go on to the ranker, at least
 N_RANKED_BUSY: Final = 60  # while the server has more to do than it can
 MIN_OF_SOURCE: Final = 8  # of each source, whatever they score: an arm never stands empty-handed
-BUSY: Final = 1  # a load level
 
 _TREND_COLUMN = RANKING_COLUMNS.index("item_trend_1d")
 
@@ -44,7 +44,7 @@ class Scoring:
         """
         self._seen = None
         bundle, n = self._bundle, found.n
-        wanted = least if request.load_level < BUSY else min(least, N_RANKED_BUSY)
+        wanted = least if request.load_level < FEWER else min(least, N_RANKED_BUSY)
         wanted = max(wanted, 2 * request.query.count)
         if bundle is None or bundle.cheap is None or n <= wanted:
             return

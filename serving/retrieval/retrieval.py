@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from features import item_row
 from features.ranking import ALS
 from features.windows import DAY_MS
+from serving.guard.overload import FEWER, FULL, REFUSE
 from serving.knowledge import Knowledge
 from serving.learned import Learned
 from serving.request import Request
@@ -39,7 +40,6 @@ N_CHARTED: Final = 400  # places of the charts for a viewer of whom nothing is k
 N_LIKED: Final = 3  # titles, the last ones, whose like is offered
 N_OF_SESSION: Final = 3  # titles of the session whose neighbours are offered
 FEWEST: Final = 10  # of a source under load
-CALM, BUSY, CHARTS_ALONE = 0, 1, 3  # levels of load, the highest of each
 MOST_NEIGHBOURS_KEPT: Final = 8_192
 ARRIVED_WITHIN_MS: Final = 14 * DAY_MS
 
@@ -63,20 +63,20 @@ class Retrieval:
         ] = {}  # of titles of sessions, strongest first
         self._neighbours_of: Learned | None = None
         self._steps: tuple[tuple[Step, int], ...] = (  # and up to what load they are asked
-            (self._similar, CHARTS_ALONE),
-            (self._begun, CHARTS_ALONE),
-            (self._list, BUSY),
-            (self._session, BUSY),
-            (self._covisitation, BUSY),
-            (self._content, BUSY),
-            (self._factors, BUSY),
-            (self._region, CHARTS_ALONE),
-            (self._genres, CALM),
-            (self._charts_for_all, CHARTS_ALONE),
-            (self._arrivals, CHARTS_ALONE),
-            (self._gems, CALM),
-            (self._different, CALM),
-            (self._popular, CHARTS_ALONE),
+            (self._similar, REFUSE),
+            (self._begun, REFUSE),
+            (self._list, FEWER),
+            (self._session, FEWER),
+            (self._covisitation, FEWER),
+            (self._content, FEWER),
+            (self._factors, FEWER),
+            (self._region, REFUSE),
+            (self._genres, FULL),
+            (self._charts_for_all, REFUSE),
+            (self._arrivals, REFUSE),
+            (self._gems, FULL),
+            (self._different, FULL),
+            (self._popular, REFUSE),
         )
 
     def gather(self, request: Request, found: Candidates) -> None:

@@ -10,6 +10,7 @@ from features.vocabulary import Arm
 from online_models.bandits import BanditState
 from online_models.item_arms import ItemPolicy
 from serving import metrics
+from serving.guard.overload import FULL
 from serving.knowledge import Knowledge
 from serving.ranking.scoring import Scores
 from serving.request import Request
@@ -27,7 +28,6 @@ from serving.selection.slots import (
     fill_slate,
 )
 
-CALM: Final = 0  # the load level up to which likeness is looked at
 _NO_BOOSTS: Final = np.zeros(0, np.float32)
 _NO_PINS: Final = np.zeros((0, 2), np.int64)
 
@@ -115,7 +115,7 @@ class Selection:
             share,
             base,
             query.serendipity or 0.0,
-            config.diversity if request.load_level <= CALM else 0.0,
+            config.diversity if request.load_level == FULL else 0.0,
             config.genre_cap,
             request.wanted_genres,
             config.popularity_damping,
