@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
+from infra.ops.thresholds import AlertSettings
 from online_models.reward import RewardTable
 from serving.settings import ServingSettings
 
@@ -171,6 +172,7 @@ class Settings(BaseSettings):
     attribution: AttributionSettings = AttributionSettings()
     metrics: MetricsSettings = MetricsSettings()
     ops: OpsSettings = OpsSettings()
+    alerts: AlertSettings = AlertSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
 

@@ -43,6 +43,7 @@ from infra.console.trails import Trails
 from infra.console.view import Standing, Values, View, ms, plain, standing_of
 from infra.console.watch import Reading, Watch
 from infra.ops.alerts import Evaluator
+from infra.ops.alerts import alerts_of as alerts_by
 from infra.ops.dead_letters import letter_of
 from infra.ops.exporter import samples_of
 from infra.ops.lag import flows_of
@@ -82,7 +83,9 @@ class Collector:
         self._now_s = now_s
         self._every_s = settings.ops.every_s
         self._series = Series(step_s=self._every_s)
-        self._evaluator: Evaluates = Evaluator() if evaluator is None else evaluator
+        self._evaluator: Evaluates = (
+            Evaluator(alerts_by(settings.alerts)) if evaluator is None else evaluator
+        )
         self._trails = Trails()
         self._lags = Lags({"archive": 3 * settings.archive.flush_s})
         self._journal = Journal(settings.kafka.log_config(), self._topic(topics.OPS_EVENTS))

@@ -91,6 +91,12 @@ def _log(found: Observed) -> Iterator[Metric]:
         (((lag.flow, lag.topic, str(lag.partition)), lag.seconds) for lag in known),
     )
     yield _by(
+        "headrace_ops_committed_offset",
+        "What the flow's group has committed, as the broker tells it",
+        labels,
+        ((tuple(map(str, key)), at) for key, at in sorted(seen.committed.items()) if at >= 0),
+    )
+    yield _by(
         "headrace_ops_log_end_offset",
         "Offset behind the last record, as the broker tells it",
         ["topic", "partition"],
