@@ -114,6 +114,7 @@ class _Stream(StreamingResponse):
         self._leave = leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -128,6 +129,7 @@ class Shield:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
         if scope["type"] != "http":
             return
 
@@ -156,7 +158,7 @@ def host_of(scope: Scope) -> str:
     found = [value for name, value in scope["headers"] if name == b"host"]
     if len(found) != 1:
         return ""
-    host = found[0].decode("latin-1").lower()
+    host: str = found[0].decode("latin-1").lower()
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0]

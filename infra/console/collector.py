@@ -1,8 +1,8 @@
 """Looks at everything each two seconds, and makes of it what the page shows.
 
     watches (a thread each) --readings--> Collector.step --> Series --> Evaluator --> snapshot
-       processes, broker, Redis,            every 2 s                                    |
-       dead letters, events, bundles                                       page, exporter, ops-events
+      processes, broker, Redis,             every 2 s                                    |
+      dead letters, events, bundles                                page, exporter, ops-events
 
 A step asks nobody anything: it takes what the watches saw last, so nothing that hangs delays it.
 """
@@ -29,7 +29,7 @@ from infra.console.journal import (
     Journal,
     event_in,
 )
-from infra.console.lags import FRESH_S, Lag, Lags, own_words
+from infra.console.lags import FRESH_S, Key, Lag, Lags, Own, own_words
 from infra.console.letters import KEPT as KEPT_LETTERS
 from infra.console.letters import Letter, letter_for_eyes
 from infra.console.log_source import LogSeen, LogSource
@@ -238,7 +238,7 @@ class Collector:
         """Every lag; while the broker is away those that it told last."""
         if seen.value is None:
             return ()
-        own = {}
+        own: dict[Key, Own] = {}
         for name, one in self._processes.items():
             told = one.reading.value
             if told is not None and one.reading.is_well:
@@ -264,9 +264,7 @@ class Collector:
         stages = view.percentiles("headrace_stream_freshness_seconds", "")
         self._trail("freshness", stages.get("", {}).get("p99"), found)
         self._trail("throughput", view.rate("headrace_stream_events_total", 30.0), found)
-        calls = view.series.quantile(
-            0.95, "headrace_serving_latency_seconds", 60.0, found.now_s
-        )
+        calls = view.series.quantile(0.95, "headrace_serving_latency_seconds", 60.0, found.now_s)
         self._trail("latency", calls.get(()), found)
         if found.store.is_well and found.store.value is not None:
             self._trail("redis_memory", found.store.value.memory_bytes, found)
@@ -305,9 +303,7 @@ class Collector:
         self._standing = standing
 
     def _note(self, one: Standing, state: str, at_s: float) -> None:
-        self._journal.note(
-            Event(ALERT, one.name, state, one.labels, one.value, at_s, one.severity)
-        )
+        self._journal.note(Event(ALERT, one.name, state, one.labels, one.value, at_s, one.severity))
 
     def _note_releases(self, found: Observed) -> None:
         """Begins once the topic was read, so that nothing is taken down twice."""

@@ -1,6 +1,6 @@
 """The sentence on top: are we behind, since when, who is affected, what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from infra.console.remedies import remedy_of
@@ -36,11 +36,11 @@ def headline_of(view: View) -> Values:
     }  # fmt: skip
 
 
-def in_order(standing: "Sequence[Standing] | object") -> list[Standing]:
+def in_order(standing: Iterable[Standing]) -> list[Standing]:
     """What is worst first; of the same severity what fires longest, causes before effects."""
-    found: list[Standing] = list(standing)  # type: ignore[call-overload]
     return sorted(
-        found, key=lambda one: (not one.is_firing, one.severity != "page", _rank(one), one.since_s)
+        standing,
+        key=lambda one: (not one.is_firing, one.severity != "page", _rank(one), one.since_s),
     )
 
 

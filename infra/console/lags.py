@@ -1,8 +1,8 @@
 """How far each flow is behind, told once for page, exporter and alerts.
 
-A flow says itself what it has applied, exactly and without delay. Its word counts while it is fresh
-and while what it commits at the broker moves; a flow that hangs, is gone or says nothing is measured
-by what its group has committed, which the broker tells.
+A flow says itself what it has applied, exactly and without delay. Its word counts while it is
+fresh and while what it commits at the broker moves; a flow that hangs, is gone or says nothing is
+measured by what its group has committed, which the broker tells.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ def own_words(process: str, samples: tuple[Sample, ...], age_s: float) -> dict[K
 
 
 def _log_age_s(samples: tuple[Sample, ...]) -> float:
-    """Seconds since the broker last told the process where the log ends; 0 where it says nothing."""
+    """Seconds since the process last heard where the log ends; 0 where it does not tell."""
     return max(
         (s.value for s in samples if s.name == SOURCE_AGE and s.labels.get("source") == "log_end"),
         default=0.0,
@@ -99,7 +99,7 @@ class Lags:
         """Every partition of every flow that the broker told of."""
         found = []
         for key, committed in sorted(seen.committed.items()):
-            flow, topic, partition = key
+            _, topic, partition = key
             end = seen.ends.get((topic, partition), 0)
             behind = max(end - committed, 0) if committed != GONE else GONE
             word = own.get(key)

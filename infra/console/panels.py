@@ -1,6 +1,6 @@
 """The panels of the page as plain values, each with the age of what it shows.
 
-    PANELS[name](view) -> values;  SOURCES[name]: what must be fresh for them to be true
+PANELS[name](view) -> values;  SOURCES[name]: what must be fresh for them to be true
 """
 
 import math
@@ -44,7 +44,8 @@ def freshness(view: View) -> Values:
     stages = view.percentiles(FRESHNESS, "stage")
     if "servable" not in stages:
         flow = view.percentiles("headrace_stream_freshness_seconds", "")
-        stages |= {"servable": of for of in flow.values()}
+        if "" in flow:
+            stages["servable"] = flow[""]
     probe = view.seen.probe
     probed = probe.value if probe is not None else None
     return {
@@ -318,6 +319,17 @@ SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "drift": ("learning",),
     "history": (),
 }
+ALERTS: Final[Mapping[str, str]] = {  # on which panel an alert shows
+    "HeadraceLag": "lag", "HeadraceLagPage": "lag", "HeadraceNoProgress": "lag",
+    "HeadraceFreshnessSlow": "freshness", "HeadraceDeadLetters": "dead_letters",
+    "HeadraceServingSlow": "serving", "HeadraceServingErrors": "serving",
+    "HeadraceOverload": "serving", "HeadraceCacheMisses": "throughput",
+    "HeadraceArmDominates": "bandits", "HeadraceDiversityLow": "slates",
+    "HeadraceModelStale": "models", "HeadraceDrift": "drift",
+    "HeadraceRedisMemory": "dependencies", "HeadraceRedisDown": "dependencies",
+    "HeadraceBrokerDown": "dependencies", "HeadraceProcessDown": "processes",
+    "HeadraceStaleSource": "processes",
+}  # fmt: skip
 READINGS: Final = ("log", "store", "letters")
 
 
@@ -330,8 +342,19 @@ def panel_of(name: str, view: View) -> Values:
         **PANELS[name](view),
         "at_ms": ms(view.now_s - oldest) if math.isfinite(oldest) else None,
         "is_stale": oldest > STALE_S,
+        "level": _level(name, view, is_stale=oldest > STALE_S),
         "why": why,
     }
+
+
+def _level(name: str, view: View, *, is_stale: bool) -> str:
+    """The worst that is to be said of a panel: page, warn, stale or ok."""
+    found = {
+        one.severity for one in view.standing if one.is_firing and ALERTS.get(one.name) == name
+    }
+    return next(
+        (level for level in ("page", "warn") if level in found), "stale" if is_stale else "ok"
+    )
 
 
 def _age(source: str, view: View) -> tuple[float, str]:

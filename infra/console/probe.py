@@ -43,9 +43,7 @@ class ProbeLostError(OSError):
 class Probe:
     """Sends one event a look and measures how long it takes; for one thread alone."""
 
-    def __init__(
-        self, settings: Settings, perf_s: Callable[[], float] = time.perf_counter
-    ) -> None:
+    def __init__(self, settings: Settings, perf_s: Callable[[], float] = time.perf_counter) -> None:
         self._perf_s = perf_s
         self._topic = settings.kafka.prefix + topics.INTERACTIONS
         self._writer = LogWriter(

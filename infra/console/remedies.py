@@ -1,4 +1,4 @@
-"""For each alert: who is affected, and the command that is tried first. The runbook has the rest."""
+"""For each alert: who is affected, and the command to try first. The runbook has the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +43,9 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
         "every viewer gets slates of one kind; the other arms learn nothing",
         "headrace models report",
     ),
-    "HeadraceDiversityLow": Remedy("every viewer gets slates of like titles", "headrace models report"),
+    "HeadraceDiversityLow": Remedy(
+        "every viewer gets slates of like titles", "headrace models report"
+    ),
     "HeadraceModelStale": Remedy(
         "every viewer: slates go by what was learnt earlier", "headrace models list"
     ),

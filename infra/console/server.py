@@ -71,7 +71,7 @@ async def _serve(
     collector.start()
     registry = CollectorRegistry()
     registry.register(OpsCollector(lambda: collector.observed))
-    registry.register(READY)  # type: ignore[arg-type]
+    registry.register(READY)
     app = app_of(
         collector, streams, registry,
         runbooks=settings.ops.runbooks or FOLDER,

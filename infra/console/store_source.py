@@ -39,7 +39,7 @@ class StoreSource:
 
     def look(self) -> StoreSeen:
         """Asks for INFO. Raises redis.RedisError."""
-        info: dict[str, Any] = self._client.info()  # type: ignore[assignment]
+        info: dict[str, Any] = self._client.info()
         limit = int(info.get("maxmemory", 0)) or int(info.get("total_system_memory", 0))
         keys = sum(int(of["keys"]) for name, of in info.items() if name.startswith("db"))
         return StoreSeen(

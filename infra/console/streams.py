@@ -1,4 +1,4 @@
-"""Hands each snapshot to the browsers that listen, from the collector's thread to the event loop."""
+"""Hands each snapshot to the browsers that listen: from the collector's thread to their loop."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The newest records of a topic with one partition, followed: dead letters, and events of operation."""
+"""The newest records of a topic with one partition, followed: dead letters, ops-events."""
 
 import time
 from collections import deque

@@ -69,7 +69,7 @@ class View:
 
     def rate(self, name: str, window_s: float = WINDOW_S, **labels: str) -> float | None:
         """What a counter grows by, a second, over all processes; None where nobody tells it."""
-        found = self.series.rate(name, window_s, self.now_s, **labels)
+        found = self.series.rate(name, window_s, self.now_s, (), **labels)
         return number(sum(found.values())) if found else None
 
     def rates(

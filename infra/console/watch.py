@@ -85,7 +85,7 @@ class Watch(Generic[T]):
             value = self._look()
         except EXPECTED as error:
             self.reading = self._failed(before, _reason(error))
-        except Exception as error:  # noqa: BLE001 (a fault of ours must not blind the console)
+        except Exception as error:  # a fault of ours must not blind the console
             log.exception("look_failed", what=self.name)
             self.reading = self._failed(before, _reason(error))
         else:

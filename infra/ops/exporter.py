@@ -1,4 +1,4 @@
-"""What the console measured itself, for Prometheus: independent of what the flows say of themselves."""
+"""What the console measured itself, for Prometheus: independent of the flows' own word."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +80,7 @@ def _log(found: Observed) -> Iterator[Metric]:
     known = [lag for lag in found.lags if lag.records >= 0]
     yield _by(
         "headrace_ops_lag",
-        "Records between the end of the log and what is applied, or committed where a flow is silent",
+        "Records that are not applied; not committed, where a flow is silent",
         labels,
         (((lag.flow, lag.topic, str(lag.partition)), lag.records) for lag in known),
     )
