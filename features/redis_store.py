@@ -35,7 +35,9 @@ HEX_DIGITS: Final = 16
 Command = list[Any]  # a command as it goes over the wire: bytes and memory views, in order
 
 LOST = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
-ERROR_KINDS: Final[dict[str, type[Exception] | tuple[type[Exception], ...]]] = {  # the first that fits is told
+ERROR_KINDS: Final[
+    dict[str, type[Exception] | tuple[type[Exception], ...]]
+] = {  # the first that fits is told
     "loading": redis.BusyLoadingError,
     "read_only": redis.ReadOnlyError,
     "timeout": (redis.TimeoutError, TimeoutError),
