@@ -54,6 +54,7 @@ def learning_parts(settings: Settings, stop: Event, lease: Lease) -> LearningPar
             time.monotonic,
         ),
         stop=stop,
+        is_watched=settings.metrics.enabled,
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event
+from typing import Final
 
 import structlog
 from prometheus_client import REGISTRY
@@ -35,6 +36,9 @@ from infra.telemetry import READY, serve_metrics
 WATCH_EVERY_S = 0.2
 STOP_GRACE_S = 8.0  # less than what the owner of this process grants it
 SCRAPE_TIMEOUT_S = 1.0
+FLOW_METRICS: Final = (
+    "headrace_stream", "headrace_freshness", "headrace_source", "headrace_redis"
+)  # fmt: skip
 PANIC_S = 2.0  # the others notice a worker's end within that
 
 log = structlog.get_logger(__name__)
@@ -185,7 +189,7 @@ class WorkerMetrics(Collector):
     def __init__(
         self,
         urls: list[str],
-        prefixes: tuple[str, ...] = ("headrace_stream",),
+        prefixes: tuple[str, ...] = FLOW_METRICS,
         label: str = "worker",
     ) -> None:
         self._urls = urls
