@@ -30,6 +30,7 @@ from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
 from infra.cli_serving import requests_app
+from infra.cli_watch import watch_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
+app.add_typer(watch_app)
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")

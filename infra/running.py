@@ -141,6 +141,17 @@ def read_status(home: Path) -> dict[str, Any]:
     return {"healthy": healthy, "processes": processes, "addresses": addresses}
 
 
+def read_run_file(home: Path) -> dict[str, str]:
+    """Metrics endpoints by process of the stack that runs here. Raises NotRunningError.
+
+    Unlike `read_status` it asks no process: one that hangs holds nobody up.
+    """
+    if _run_pid(home) is None:
+        raise NotRunningError(f"no stack runs in {home}; `headrace up` starts one")
+    found: dict[str, str] = json.loads((home / RUN_FILE).read_text())["addresses"]["metrics"]
+    return found
+
+
 def _is_healthy(pid: int | None, metrics_url: str | None) -> bool:
     if pid is None or not psutil.pid_exists(pid):
         return False

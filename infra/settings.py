@@ -129,6 +129,22 @@ class AttributionSettings(Section):
     rewards: RewardSettings = RewardSettings()
 
 
+class OpsSettings(Section):
+    """The console of those on call."""
+
+    host: str = Field("127.0.0.1", description="where the page is served; it asks for no key")
+    port: int = Field(9470, ge=0, le=65_535, description="0: a free one")
+    allowed_hosts: str = Field("", description="names beside loopback's by which it is called: a,b")
+    targets: str = Field(
+        "", description="name=http://host:port/metrics,...; empty: the stack that runs here"
+    )
+    agents: str = Field("", description="URL of the agents' views; empty: of the stack, if any")
+    every_s: float = Field(2.0, ge=0.5, le=60, description="seconds between looks")
+    probe_every_s: float = Field(5.0, ge=0.5, le=3_600, description="seconds between probe events")
+    max_streams: int = Field(16, ge=1, le=256, description="pages that are sent what is new")
+    runbooks: Path | None = Field(None, description="folder of runbooks; empty: docs/runbooks")
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
@@ -158,6 +174,7 @@ class Settings(BaseSettings):
     learning: LearningSettings = LearningSettings()
     attribution: AttributionSettings = AttributionSettings()
     metrics: MetricsSettings = MetricsSettings()
+    ops: OpsSettings = OpsSettings()
     alerts: AlertSettings = AlertSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
