@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
@@ -52,6 +53,7 @@ app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
 app.add_typer(watch_app)
+app.add_typer(alerts_app, name="alerts")
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")

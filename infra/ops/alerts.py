@@ -196,7 +196,9 @@ def _no_progress() -> Expression:
     flows = where(flow=("features", "attribution", "learning"))
     by_broker = And(
         Compare(OverTime("min_over_time", "headrace_ops_lag", 8, PLACE, "min", flows), ">", 0),
-        Compare(OverTime("changes", "headrace_ops_applied_offset", 8, PLACE, "max", flows), "<", 1),
+        Compare(
+            OverTime("changes", "headrace_ops_committed_offset", 8, PLACE, "max", flows), "<", 1
+        ),
         on=PLACE,
     )
     by_flow = And(

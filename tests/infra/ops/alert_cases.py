@@ -85,7 +85,7 @@ def lag(records: Told, flow: str = "features", topic: str = "interactions", part
 
 def applied(offset: Told, flow: str = "features", topic: str = "interactions"):
     place = {"flow": flow, "topic": topic, "partition": "0"}
-    return Line("ops", "headrace_ops_applied_offset", offset, place)
+    return Line("ops", "headrace_ops_committed_offset", offset, place)
 
 
 def own(name: str, value: Told, **labels: str) -> Line:
