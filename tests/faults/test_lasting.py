@@ -18,6 +18,7 @@ from features.redis_store import RedisConfig
 from features.store import TABLES, USERS
 from features.vocabulary import EventType
 from infra.apache import REDIS_MAY_LOSE_S, DurableRedis
+from infra.metrics_client import Metrics
 from infra.settings import Settings
 from infra.stack import Stack
 from tests.apache_kafka import find_home, why_not_here
@@ -27,6 +28,7 @@ from tests.oracle import stored
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),  # three starts of Java and of the flow, on a machine however busy
     pytest.mark.skipif(why_not_here() is not None, reason=str(why_not_here())),
 ]
 
@@ -75,6 +77,7 @@ def test_what_was_there_is_there_again_and_what_redis_lost_is_read_again(setting
         stack.start_features()
         site = site_of(stack)
         site.send(recent_interactions(rng, 300))
+        Metrics(stack.addresses.metrics["features"]).wait_until_applied(300)
         wait_until(lambda: site.wrong_rows() == [])
         addresses, rows = stack.addresses, everything_in(stack.addresses.redis)
         ends = end_offsets(site.log, "interactions", range(4))
@@ -124,4 +127,4 @@ def lose_the_last_writes_of_redis(stack: Stack, site: FeaturesSite, rng) -> None
         os.truncate(file, left)
         stack.watch()
     site.wait_until_applied()
-    wait_until(lambda: site.wrong_rows() == [])
+    assert site.wrong_rows() == []

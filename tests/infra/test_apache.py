@@ -1,4 +1,4 @@
-"""Getting Apache Kafka and Java, and what a Redis that saves keeps; nothing here starts a broker."""
+"""Getting Apache Kafka and Java, and what a Redis that saves keeps; no broker is started here."""
 
 import hashlib
 import subprocess
@@ -20,7 +20,7 @@ from infra.apache import DurableRedis, checked_java, find_jars, installed_at, la
 from infra.embedded import StartError
 from infra.kafka_install import install
 from infra.kafka_jars import JARS, KAFKA_VERSION
-from infra.ops.doctor import Finding, Grade, examine
+from infra.ops.doctor import Finding, Grade, check_apache
 from infra.settings import Settings
 from offline.download import ChecksumError, DownloadError
 from tests.apache_kafka import find_home
@@ -55,8 +55,12 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
         def __init__(self, *args: Any) -> None:
             super().__init__(*args, directory=str(root))
 
-        def log_message(self, form: str, *args: Any) -> None:
+        def do_GET(self) -> None:
             found.asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     found = Repository(f"http://127.0.0.1:{server.server_port}", root)
@@ -156,7 +160,7 @@ def test_without_java_it_is_said_what_to_install(tmp_path, monkeypatch):
 
 def test_the_doctor_names_what_apache_kafka_lacks(tmp_path, monkeypatch):
     def of_kafka(settings: Settings) -> dict[str, Finding]:
-        return {f.what: f for f in examine(settings) if f.what in ("java", "apache kafka")}
+        return {finding.what: finding for finding in check_apache(settings)}
 
     here = of_kafka(Settings(home=tmp_path))
     assert (list(here), here["apache kafka"].grade) == (["apache kafka"], Grade.GOOD)
