@@ -30,12 +30,17 @@ def ops(
     if find_spec("uvicorn") is None or find_spec("starlette") is None:
         errors.print("[bold red]error[/] the console needs the extra: pip install 'headrace[http]'")
         raise typer.Exit(1)
-    from infra.console.processes import named_targets
+    from infra.console.processes import attached, named_targets
     from infra.console.server import Listening, run_console
-    from infra.running import connected
+    from infra.running import NotRunningError
     from infra.telemetry import configure_logging
 
-    settings = connected(Settings())
+    settings = Settings()
+    if not attached(settings).kafka.bootstrap:
+        raise NotRunningError(
+            f"no stack runs in {settings.home}: `headrace up` starts one; settings name others, "
+            "HEADRACE_KAFKA__BOOTSTRAP, HEADRACE_REDIS__URL and HEADRACE_OPS__TARGETS"
+        )
     if port is not None:
         settings.ops.port = port
     named_targets(settings.ops.targets)

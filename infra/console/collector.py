@@ -10,15 +10,13 @@ A step asks nobody anything: it takes what the watches saw last, so nothing that
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import structlog
 
 from infra import topics
-from infra.console.agents import views_of
-from infra.console.bundles import bundles_in
 from infra.console.headline import alerts_of, headline_of
 from infra.console.journal import (
     ALERT,
@@ -27,36 +25,27 @@ from infra.console.journal import (
     RESOLVED,
     Event,
     Journal,
-    event_in,
 )
 from infra.console.lags import FRESH_S, Key, Lag, Lags, Own, own_words
-from infra.console.letters import KEPT as KEPT_LETTERS
-from infra.console.letters import Letter, letter_for_eyes
-from infra.console.log_source import LogSeen, LogSource
-from infra.console.observed import BundlesSeen, Observed, Probed, ProcessSeen
+from infra.console.log_source import LogSeen
+from infra.console.observed import Observed, ProcessSeen
 from infra.console.panels import PANELS, panel_of
-from infra.console.processes import MAX_TARGETS, ProcessWatch, targets_of
+from infra.console.processes import MAX_TARGETS, ProcessWatch, attached, targets_of
 from infra.console.releases import Releases
-from infra.console.store_source import StoreSeen, StoreSource
-from infra.console.topic_tail import TopicTail
+from infra.console.sources import Sources
 from infra.console.trails import Trails
 from infra.console.view import Standing, Values, View, ms, plain, standing_of
-from infra.console.watch import Reading, Watch
+from infra.console.watch import Reading
 from infra.ops.alerts import Evaluator
 from infra.ops.alerts import alerts_of as alerts_by
-from infra.ops.dead_letters import letter_of
 from infra.ops.exporter import samples_of
-from infra.ops.lag import flows_of
 from infra.ops.series import Series
 from infra.settings import Settings
-from infra.stack import bundles_folder
 
 OPS: Final = "ops"  # the process that our own figures are of
-KEPT_EVENTS: Final = 500
+FIRST_S: Final = 4.0  # for everything to be looked at once
 READ_WAIT_S: Final = 10.0  # for the topic of events, before deployments are taken down
 SETTLE_S: Final = 60.0  # a console that starts adopts what it finds within this
-BUNDLES_EVERY_S: Final = 5.0
-AGENTS_EVERY_S: Final = 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +65,7 @@ class Collector:
         settings: Settings,
         *,
         evaluator: Evaluates | None = None,
-        probe: Callable[[], Probed] | None = None,
+        probes: bool = False,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -88,7 +77,7 @@ class Collector:
         )
         self._trails = Trails()
         self._lags = Lags({"archive": 3 * settings.archive.flush_s})
-        self._journal = Journal(settings.kafka.log_config(), self._topic(topics.OPS_EVENTS))
+        self._journal = Journal(self._topic(topics.OPS_EVENTS))
         self._releases = Releases()
         self._processes: dict[str, ProcessWatch] = {}
         self._told_at_s: dict[str, float] = {}
@@ -99,47 +88,13 @@ class Collector:
         self._listeners: list[Callable[[int, bytes], None]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
-        self._make_watches(probe)
+        self._probes = probes
+        self._sources = Sources(attached(settings), now_s, probes=probes)
         self.observed: Observed | None = None
         self.snapshot: tuple[int, bytes] = (0, b"{}")
 
     def _topic(self, name: str) -> str:
         return self._settings.kafka.prefix + name
-
-    def _make_watches(self, probe: Callable[[], Probed] | None) -> None:
-        settings, config = self._settings, self._settings.kafka.log_config()
-        watched = [self._topic(name) for name in (topics.INTERACTIONS, topics.DEAD_LETTERS)]
-        source = LogSource(config, flows_of(settings), watched)
-        self._log: Watch[LogSeen] = self._watch("log", source.look, source.close)
-        store = StoreSource(settings.redis)
-        self._store: Watch[StoreSeen] = self._watch("store", store.look, store.close)
-        letters: TopicTail[Letter] = TopicTail(
-            config, self._topic(topics.DEAD_LETTERS), KEPT_LETTERS,
-            lambda record: letter_for_eyes(letter_of(record)),
-        )  # fmt: skip
-        self._letters = self._watch("dead letters", letters.look, letters.close)
-        events = TopicTail(config, self._topic(topics.OPS_EVENTS), KEPT_EVENTS, event_in)
-        self._events = self._watch("events", events.look, events.close)
-        folder = bundles_folder(settings)
-        self._bundles: Watch[BundlesSeen] = self._watch(
-            "bundles", lambda: bundles_in(folder), None, BUNDLES_EVERY_S
-        )
-        self._agents: Watch[Mapping[str, object]] | None = None
-        if settings.ops.agents:
-            url = settings.ops.agents
-            self._agents = self._watch("agents", lambda: views_of(url), None, AGENTS_EVERY_S)
-        self._probe = None
-        if probe is not None:
-            self._probe = self._watch("probe", probe, None, settings.ops.probe_every_s)
-
-    def _watch(
-        self,
-        name: str,
-        look: Callable[[], Any],
-        close: Callable[[], None] | None = None,
-        every_s: float | None = None,
-    ) -> Watch[Any]:
-        return Watch(name, look, every_s or self._every_s, self._now_s, close)
 
     def listen(self, listener: Callable[[int, bytes], None]) -> None:
         """Calls `listener(sequence, snapshot)` on the collector's thread after each step."""
@@ -148,29 +103,24 @@ class Collector:
     def start(self) -> "Collector":
         """Begins to look at everything."""
         self._follow_targets()
-        for watch in self._fixed():
-            watch.start()
+        self._sources.start()
         self._thread.start()
         return self
 
     def close(self) -> None:
         """Ends all threads; those that hang end by themselves."""
         self._stop.set()
-        watches = [*self._fixed(), *self._processes.values()]
-        for watch in watches:
+        for watch in self._processes.values():
             watch.ask_to_end()
-        for watch in watches:
+        self._sources.close()
+        for watch in self._processes.values():
             watch.join()
         if self._thread.is_alive():
             self._thread.join(self._every_s)
         self._journal.close()
 
-    def _fixed(self) -> Iterator[Watch[Any]]:
-        found = (self._log, self._store, self._letters, self._events, self._bundles)
-        yield from found
-        yield from (one for one in (self._probe, self._agents) if one is not None)
-
     def _run(self) -> None:
+        self._await_first_looks()
         while not self._stop.is_set():
             began_s = time.monotonic()
             try:
@@ -179,9 +129,27 @@ class Collector:
                 log.exception("step_failed")  # the page shows the age of what it has
             self._stop.wait(max(self._every_s - (time.monotonic() - began_s), 0.1))
 
+    def _await_first_looks(self) -> None:
+        """Nothing is judged before everything was looked at once, or has had its time."""
+        deadline_s = time.monotonic() + FIRST_S
+        while time.monotonic() < deadline_s and not self._stop.wait(0.05):
+            sources = self._sources
+            processes = all(one.reading.was_tried for one in self._processes.values())
+            if processes and sources.log.reading.was_tried and sources.store.reading.was_tried:
+                return
+
     def _follow_targets(self) -> None:
-        """A watch for each process that there is now."""
+        """The servers and processes that there are now: a stack that began anew has others."""
+        settings, before = attached(self._settings), self._sources.settings
+        is_new = (settings.kafka, settings.redis) != (before.kafka, before.redis)
+        if is_new and settings.kafka.bootstrap:
+            log.info("stack_began_anew", broker=settings.kafka.bootstrap)
+            self._sources.ask_to_end()
+            self._sources = Sources(settings, self._now_s, probes=self._probes)
+            self._sources.start()
         wanted = dict(list(targets_of(self._settings).items())[:MAX_TARGETS])
+        if not wanted:
+            return  # the stack has ended: those that it had are shown as silent
         for name in [name for name in self._processes if name not in wanted]:
             self._processes.pop(name).ask_to_end()
         for name, url in wanted.items():
@@ -197,14 +165,14 @@ class Collector:
         """Takes what was seen last, judges it, and publishes it."""
         now_s = self._now_s()
         self._follow_targets()
-        if self._events.reading.value is not None:
-            self._journal.learn(self._events.reading.value)
+        if self._sources.events.reading.value is not None:
+            self._journal.learn(self._sources.events.reading.value)
         found = self._observe(now_s)
         self._feed(found)
         self._judge(found)
         self._note_releases(found)
-        if found.log.is_well and self._events.reading.is_well and self._has_topic(found):
-            self._journal.write()
+        if found.log.is_well and self._sources.events.reading.is_well and self._has_topic(found):
+            self._journal.write(self._sources.settings.kafka.log_config())
         self.observed = found
         self._publish(found)
 
@@ -213,7 +181,8 @@ class Collector:
         return seen is not None and self._topic(topics.OPS_EVENTS) in seen.topics
 
     def _observe(self, now_s: float) -> Observed:
-        seen: Reading[LogSeen] = self._log.reading
+        sources = self._sources
+        seen: Reading[LogSeen] = self._sources.log.reading
         dead = (self._topic(topics.DEAD_LETTERS), 0)
         n_dead = 0
         if seen.value is not None and dead in seen.value.ends:
@@ -225,11 +194,11 @@ class Collector:
                 for name, one in self._processes.items()
             ),
             log=seen,
-            store=self._store.reading,
-            letters=self._letters.reading,
-            bundles=self._bundles.reading,
-            agents=Reading() if self._agents is None else self._agents.reading,
-            probe=None if self._probe is None else self._probe.reading,
+            store=self._sources.store.reading,
+            letters=self._sources.letters.reading,
+            bundles=self._sources.bundles.reading,
+            agents=Reading() if sources.agents is None else sources.agents.reading,
+            probe=None if sources.probe is None else sources.probe.reading,
             lags=self._measured(seen, now_s),
             n_dead_letters=n_dead,
         )
@@ -307,7 +276,7 @@ class Collector:
 
     def _note_releases(self, found: Observed) -> None:
         """Begins once the topic was read, so that nothing is taken down twice."""
-        if not self._events.reading.at_s and found.now_s - self._started_s < READ_WAIT_S:
+        if not self._sources.events.reading.at_s and found.now_s - self._started_s < READ_WAIT_S:
             return
         known = set(self._journal.newest(DEPLOYMENT))
         for event in self._releases.step(found):

@@ -61,7 +61,8 @@ def _sentence(first: Standing, firing: Sequence[Standing], view: View) -> str:
         return behind
     alike = [one for one in firing if one.name == first.name]
     where = ", ".join(sorted({_where(one) for one in alike} - {""})[:MAX_NAMED])
-    return f"{first.summary.rstrip('.')}{f' ({where})' if where else ''}."
+    summary = first.summary[:1].upper() + first.summary[1:].rstrip(".")
+    return f"{summary}{f' ({where})' if where else ''}."
 
 
 def _where(one: Standing) -> str:

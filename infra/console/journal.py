@@ -73,9 +73,9 @@ def event_in(record: Message) -> Event | None:
 class Journal:
     """Takes down events and tells the newest; for one thread alone."""
 
-    def __init__(self, config: LogConfig | None, topic: str) -> None:
-        self._config = config
+    def __init__(self, topic: str) -> None:
         self._topic = topic
+        self._config: LogConfig | None = None
         self._writer: LogWriter | None = None
         self._waiting: deque[Event] = deque(maxlen=KEPT)
         self._own: deque[Event] = deque(maxlen=KEPT)
@@ -106,16 +106,16 @@ class Journal:
             last[event.name, event.labels] = event
         return {key: event for key, event in last.items() if event.state == FIRING}
 
-    def write(self) -> None:
+    def write(self, config: LogConfig) -> None:
         """Gives what waits to the log, without waiting for its answer. Call it while it is there.
 
         A producer that refuses is made anew at the next call.
         """
-        if self._config is None:
-            return
+        if config != self._config:
+            self._config, self._writer = config, None
         try:
             if self._writer is None and self._waiting:
-                self._writer = LogWriter(self._config, **{"linger.ms": 5, "log_level": 0})
+                self._writer = LogWriter(config, **{"linger.ms": 5, "log_level": 0})
             while self._waiting and self._writer is not None:
                 event = self._waiting[0]
                 self._writer.append(self._topic, event.name.encode(), event.as_json())

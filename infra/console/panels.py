@@ -11,6 +11,7 @@ from infra.console.journal import ALERT, DEPLOYMENT, Event
 from infra.console.letters import by_kind
 from infra.console.view import LONG_WINDOW_S, STALE_S, Values, View, kind_of, ms, number
 from infra.console.watch import Reading
+from infra.ops.alerts import NEEDED
 
 MAX_LETTERS: Final = 20
 MAX_EVENTS: Final = 50
@@ -232,8 +233,10 @@ def _agents(view: View, name: str) -> object:
 
 
 def processes(view: View) -> Values:
-    """Which processes are up, since when, and what they take."""
+    """Which processes are up, since when, and what they take; and which are not there at all."""
+    there = {kind_of(one.name) for one in view.seen.processes}
     return {
+        "missing": [name for name in NEEDED if name not in there],
         "rows": [
             {
                 "name": one.name, "kind": kind_of(one.name), "is_up": one.is_up,
@@ -296,9 +299,9 @@ PANELS: Final[Mapping[str, Callable[[View], Values]]] = {
     "freshness": freshness,
     "throughput": throughput,
     "serving": serving,
-    "dead_letters": dead_letters,
     "dependencies": dependencies,
     "processes": processes,
+    "dead_letters": dead_letters,
     "bandits": bandits,
     "slates": slates,
     "models": models,

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infra.console.watch import Watch
 from infra.ops.scrape import Sample
-from infra.running import NotRunningError, read_run_file
+from infra.running import NotRunningError, read_addresses
 from infra.settings import Settings
 
 TIMEOUT_S: Final = 1.5
@@ -48,9 +48,26 @@ def targets_of(settings: Settings) -> dict[str, str]:
     if named:
         return named
     try:
-        return read_run_file(settings.home)
+        found: dict[str, str] = read_addresses(settings.home)["metrics"]
     except NotRunningError:
         return {}
+    return found
+
+
+def attached(settings: Settings) -> Settings:
+    """The settings with broker and Redis of the stack that runs here, where they name none.
+
+    As they are where nothing runs. Asks no process, unlike `infra.running.connected`.
+    """
+    if settings.kafka.bootstrap:
+        return settings
+    try:
+        addresses = read_addresses(settings.home)
+    except NotRunningError:
+        return settings
+    kafka = settings.kafka.model_copy(update={"bootstrap": addresses["broker"]})
+    redis = settings.redis.model_copy(update={"url": settings.redis.url or addresses["redis"]})
+    return settings.model_copy(update={"kafka": kafka, "redis": redis})
 
 
 def named_targets(text: str) -> dict[str, str]:

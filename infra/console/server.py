@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 
 from infra.console.app import LOOPBACK_NAMES, app_of
 from infra.console.collector import Collector
-from infra.console.probe import Probe
 from infra.console.runbooks import FOLDER
 from infra.console.streams import Streams
 from infra.ops.exporter import OpsCollector
@@ -47,14 +46,11 @@ def run_console(
 ) -> None:
     """Runs until `stop` is set; `told` hears where it listens. Raises OSError where it cannot."""
     listening = _bound(settings.ops.host, settings.ops.port)
-    probe = Probe(settings) if probes else None
-    collector = Collector(settings, probe=probe.look if probe is not None else None)
+    collector = Collector(settings, probes=probes)
     try:
         asyncio.run(_serve(settings, collector, listening, stop, told))
     finally:
         collector.close()
-        if probe is not None:
-            probe.close()
         listening.close()
 
 

@@ -38,6 +38,11 @@ class Reading(Generic[T]):
         """Whether the newest look brought something."""
         return self.at_s > 0 and not self.error
 
+    @property
+    def was_tried(self) -> bool:
+        """Whether there was a look at all, however it went."""
+        return self.at_s > 0 or bool(self.error)
+
     def age_s(self, now_s: float) -> float:
         """Seconds since something was seen; infinite where nothing ever was."""
         return max(now_s - self.at_s, 0.0) if self.at_s else float("inf")

@@ -182,7 +182,10 @@ function processes(of, context) {
             ? ` for ${context.ago(one.down_since_ms)}` : ""}`),
       one.age_s === null ? "never" : `${span(one.age_s)} ago`,
       moment(one.started_ms, context.nowMs), count(one.restarts),
-      one.cpu === null ? DASH : share(one.cpu), bytes(one.memory_bytes))), "processes");
+      one.cpu === null ? DASH : share(one.cpu), bytes(one.memory_bytes)))
+      .concat(of.missing.map((name) => row(name, name,
+        h("span", { class: "page amount" }, "\u2716 not there"), DASH, DASH, DASH, DASH, DASH))),
+    "processes");
 }
 
 function bandits(of) {
@@ -266,16 +269,16 @@ export const PANELS = {
     what: "From the log's receipt of an event: applied, readable in Redis, in a slate. Last minute." },
   throughput: { title: "Throughput", show: throughput, what: "What comes in and what becomes of it." },
   serving: { title: "Serving", show: serving, what: "Calls and how long they take. Last minute." },
-  dead_letters: { title: "Dead letters", wide: true, show: deadLetters,
-    what: "Records that are no events, with their bytes. Text of strangers: shown, never run." },
   dependencies: { title: "Broker and Redis", show: dependencies, what: "Asked by the console itself." },
   processes: { title: "Processes", wide: true, show: processes,
     what: "Each is asked for its metrics every two seconds." },
+  dead_letters: { title: "Dead letters", wide: true, show: deadLetters,
+    what: "Records that are no events, with their bytes. Text of strangers: shown, never run." },
   bandits: { title: "Bandit arms", show: bandits, what: "Shares of slots served. Last five minutes." },
   slates: { title: "Slates", show: slates, what: "What slates are like. Last five minutes." },
   models: { title: "Models", wide: true, show: models,
     what: "Which bundle and which learned state are in use." },
-  drift: { title: "Drift", show: drift, what: "Changes in how viewers answer." },
+  drift: { title: "Drift", wide: true, show: drift, what: "Changes in how viewers answer." },
   history: { title: "What happened", wide: true, show: history,
     what: "Deployments and alerts, the newest first." },
 };
@@ -289,7 +292,7 @@ export const GLANCE = {
   dead_letters: (of) => count(of.total),
   dependencies: (of) => [of.broker.is_up ? null : "broker down", of.redis.is_up ? null : "Redis down"]
     .filter(Boolean).join(", "),
-  processes: (of) => `${of.rows.filter((one) => one.is_up).length} of ${of.rows.length} up`,
+  processes: (of) => `${of.rows.filter((one) => one.is_up).length} of ${of.rows.length + of.missing.length} up`,
   drift: (of) => of.found.length ? `${of.found.length} found` : "",
   history: () => "",
 };

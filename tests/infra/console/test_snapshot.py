@@ -9,7 +9,6 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from features.log import LogConfig
 from infra.console.app import app_of
 from infra.console.headline import headline_of
 from infra.console.journal import ALERT, FIRING, RESOLVED, Event, Journal
@@ -52,7 +51,7 @@ def process(name="features", text="headrace_ready 1.0\n", error="", at_s=NOW_S):
 
 def view_of(seen=None, standing=(), series=None):
     seen = seen or Observed(NOW_S, (process(),))
-    return View(seen, series or Series(), Trails(), standing, Journal(None, "ops-events"))
+    return View(seen, series or Series(), Trails(), standing, Journal("ops-events"))
 
 
 def standing(name="HeadraceLagPage", severity="page", *, is_firing=True, labels=()):
@@ -89,7 +88,7 @@ def test_old_words_of_a_flow_do_not_count():
     assert own_words("features", (*samples, deaf), 1.0) == {}
 
 
-def test_a_watch_keeps_what_it_saw_and_says_since_when_it_sees_nothing(clock):
+def test_a_watch_keeps_what_it_saw_and_says_since_when_it_sees_nothing():
     looks = iter([5, OSError("gone"), OSError("gone still"), 6])
 
     def look():
@@ -139,7 +138,7 @@ def test_the_headline_says_how_far_since_when_who_and_what_to_do():
 
 def test_a_cause_stands_before_its_effects_and_pending_alerts_make_no_headline():
     both = [standing(), standing("HeadraceRedisDown", labels=(("process", "features"),))]
-    assert headline_of(view_of(standing=both))["sentence"].startswith("a flow is behind (features)")
+    assert headline_of(view_of(standing=both))["sentence"].startswith("A flow is behind (features)")
     pending = [standing(is_firing=False)]
     found = headline_of(view_of(standing=pending))
     assert found["state"] == "ok"
@@ -192,7 +191,7 @@ def test_a_dead_letter_is_shown_as_what_it_may_mean_and_as_bytes():
 
 
 def test_the_journal_knows_which_alerts_are_open_from_what_the_topic_holds():
-    journal = Journal(LogConfig("127.0.0.1:1"), "ops-events")
+    journal = Journal("ops-events")
     began = Event(ALERT, "HeadraceLag", FIRING, (("flow", "features"),), 5.0, NOW_S, "warn")
     ended = replace(began, name="HeadraceDrift", state=RESOLVED, at_s=NOW_S + 1)
     journal.learn([began, replace(ended, state=FIRING, at_s=NOW_S), ended])
