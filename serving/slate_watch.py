@@ -144,7 +144,8 @@ class SlateWatch:
 
     def _known(self, shown: Ids) -> NDArray[np.int64]:
         slots = self._slots_of(shown)
-        return slots[slots != ABSENT]
+        known: NDArray[np.int64] = slots[slots != ABSENT]
+        return known
 
     def _look_at(self, slates: list[NDArray[np.int64]], now_s: float) -> None:
         values = self._values()
