@@ -142,4 +142,5 @@ def switch_off(*modules: ModuleType) -> None:
 
 def is_metric(value: object) -> bool:
     """Whether this is a metric, or one series of a metric."""
-    return isinstance(value, MetricWrapperBase | Collector) or hasattr(value, "observe")
+    is_series = hasattr(value, "observe") and not isinstance(value, type)
+    return is_series or isinstance(value, MetricWrapperBase | Collector)

@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from features.log import LogError, partitions_of
+from features.metrics import is_metric
 from infra import topics
 from infra.embedded import LOOPBACK, ChildServer, StartError, free_port
 from infra.settings import Settings
@@ -55,6 +56,7 @@ def run_workers(settings: Settings, n_workers: int, stop: Event) -> None:
     with after_predecessors(settings), ExitStack() as cleanup:
         workers = start_all(settings, n_workers, port, cleanup)
         urls = [f"http://{LOOPBACK}:{port + 1 + i}/metrics" for i in range(n_workers)]
+        hand_over_metrics()
         REGISTRY.register(WorkerMetrics(urls))
         serve_metrics(settings.metrics.host, port)
         READY.set(1)
@@ -178,6 +180,17 @@ def end_all(processes: list[ChildServer], limit_s: float) -> None:
     deadline_s = time.monotonic() + limit_s
     for process in processes:
         process.wait(max(deadline_s - time.monotonic(), 0.0))
+
+
+def hand_over_metrics() -> None:
+    """Leaves metrics to the processes that do the work: under each name one of them tells."""
+    modules = (
+        sys.modules.get(f"{package}.metrics") for package in ("features", "streams", "serving")
+    )
+    for module in filter(None, modules):
+        for metric in filter(is_metric, vars(module).values()):
+            with suppress(KeyError):  # it has gone already, by another name
+                REGISTRY.unregister(metric)
 
 
 class WorkerMetrics(Collector):

@@ -46,6 +46,7 @@ from features.registry import feature_version
 from online_models.base import Learns
 from online_models.learner import KEEP_EVERY_MS, Learner, Version
 from streams import metrics
+from streams.arm_news import count_slots
 from streams.failures import reported
 from streams.kafka import ALWAYS, CallSink, Records
 from streams.log_watch import LogWatch, outcome_time
@@ -211,6 +212,7 @@ class Publisher:
             metrics.ROLLBACKS.labels("followed").inc(now.rollbacks - before.rollbacks)
             refused = now.refused_rollbacks - before.refused_rollbacks
             metrics.ROLLBACKS.labels("refused").inc(refused)
+            count_slots(batch.records)
             self._note_oldest(batch)
             self._parts.learnt(self.learner.parts)
             self.publish_if_due()

@@ -108,6 +108,16 @@ ANSWER_DELAY = Histogram(
     "From a slate in the log to the first answer to one of its slots",
     buckets=[1, 3, 10, 30, 60, 120, 300, 600, 1_200, 3_600],
 )
+ARM_MEAN = Gauge(
+    "headrace_learning_arm_mean",
+    "Mean of the posterior of an arm's reward (0 to 1) in a context; all: in no particular one",
+    ["arm", "context"],
+)
+ARM_SLOTS = Counter(
+    "headrace_learning_slots",
+    "Slots by the arm that had them and what became of them: clicked, ignored, or corrected later",
+    ["arm", "outcome"],
+)
 DRIFTS = Counter("headrace_learning_drifts", "Changes found", ["what", "segment"])
 ONLINE_LOSS = Gauge("headrace_learning_log_loss", "Test-then-train, over the window", ["series"])
 ONLINE_AUC = Gauge("headrace_learning_roc_auc", "Test-then-train, over the window", ["series"])
