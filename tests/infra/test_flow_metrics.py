@@ -38,14 +38,14 @@ class Reading:
         return sum(self._values(name, labels))
 
     def most(self, name: str, **labels: str) -> float:
-        return max(
-            (
-                s.value
-                for s in self.samples
-                if s.name == name and labels.items() <= s.labels.items()
-            ),
-            default=-1.0,
-        )
+        return max(self._values(name, labels), default=-1.0)
+
+    def _values(self, name: str, labels: dict[str, str]) -> list[float]:
+        return [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
 
     def age_s(self, source: str) -> float:
         return self.most("headrace_source_age_seconds", source=source)
