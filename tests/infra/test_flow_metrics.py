@@ -140,8 +140,8 @@ def test_kinds_of_bad_records_are_as_many_as_rules(rng):
     assert len(bad) > 500
     assert kinds <= {
         "record must hold an Interaction",
-        "record is not an Interaction as JSON",
-        "record is not an Interaction as protobuf",
+        "record is not a Interaction as JSON",
+        "record is not a Interaction as protobuf",
         *(f"interaction.{name} is required" for name in ("event_id", "user_id", "item_id")),
     }
 
