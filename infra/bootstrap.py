@@ -1,8 +1,10 @@
 """Composition: the one place that names concrete classes; everybody else is given them."""
 
 import gc
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from threading import Event
 
 import structlog
@@ -23,6 +25,7 @@ from streams.features import FlowParts, Topics, build_flow
 from streams.lease import Lease
 from streams.marker import RowsLostError
 from streams.preparation import Site, prepare_store
+from streams.progress import Progress
 from streams.row_writer import RowWriter
 from streams.runner import ALONE, Cluster, run_flow
 from streams.warm_up import warm_up
@@ -59,6 +62,7 @@ def features_flow(
     check: Callable[[], None],
     cluster: Cluster = ALONE,
     at_end: list[Callable[[], None]] | None = None,
+    progress: Progress | None = None,
 ) -> Dataflow:
     """The features flow against the settings' log, with rows by way of `writer`.
 
@@ -114,6 +118,8 @@ def features_flow(
             n_workers=cluster.n_workers,
             worker=cluster.process,
             at_end=[] if at_end is None else at_end,
+            progress=Progress() if progress is None else progress,
+            is_watched=settings.metrics.enabled,
         )
     )
 
@@ -139,6 +145,13 @@ def run_features_flow(settings: Settings, stop: Event, cluster: Cluster = ALONE)
             gc.collect()  # the rows that the flow held
 
 
+def _outlast(writer: RowWriter, may_lose_s: float) -> None:
+    """Before the last commit: returns when Redis can no longer lose the rows that it stands for."""
+    if may_lose_s:
+        writer.settle()
+        time.sleep(may_lose_s)
+
+
 def _run_until_loss(
     settings: Settings,
     stop: Event,
@@ -151,9 +164,13 @@ def _run_until_loss(
         site_of(settings), loss, process_index=cluster.process, give_up=stop.is_set
     )
     is_alone = cluster.n_workers == 1
-    writer = RowWriter(settings.redis.config(), stop.is_set, generation, is_alone=is_alone)
-    at_end: list[Callable[[], None]] = []
-    flow = features_flow(settings, stop, writer, check, cluster, at_end)
+    progress = Progress()
+    writer = RowWriter(
+        settings.redis.config(), stop.is_set, generation, is_alone=is_alone,
+        stored=progress.stored,
+    )  # fmt: skip
+    at_end: list[Callable[[], None]] = [partial(_outlast, writer, settings.redis.may_lose_s)]
+    flow = features_flow(settings, stop, writer, check, cluster, at_end, progress)
     READY.set(1)
     try:
         run_flow(flow, settings.stream.epoch_s, cluster, at_end)

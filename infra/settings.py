@@ -7,9 +7,9 @@ behind two underscores. `headrace settings` prints what is in force.
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
@@ -48,10 +48,25 @@ class RedisSettings(Section):
     url: str = Field("", description="redis:// or rediss:// URL; empty: embedded")
     prefix: str = Field("headrace", pattern=r"^[a-zA-Z0-9._-]+$", description="in front of keys")
     options: dict[str, Any] = Field(default_factory=dict, description="redis-py options as JSON")
+    may_lose_s: float = Field(
+        0.0, ge=0, le=30, description="seconds of writes it may lose in a crash; 2 for everysec"
+    )
 
     def config(self) -> RedisConfig:
         """How to reach Redis."""
         return RedisConfig(self.url, self.prefix, options=self.options)
+
+
+class ApacheSettings(Section):
+    """The servers of `headrace up --kafka apache`, whose data stays; see docs/running.md."""
+
+    enabled: bool = Field(False, description="whether `headrace up` runs Apache Kafka")
+    port: int = Field(0, ge=0, le=65_534, description="0: a free one, kept; the next one, too")
+    redis_port: int = Field(0, ge=0, le=65_535, description="0: a free one, kept")
+    heap_mib: int = Field(512, ge=256, le=65_536, description="memory of Java objects, at most")
+    flush_every: int = Field(
+        1, ge=0, description="records of a partition between syncs to disk; 0: as the system likes"
+    )
 
 
 class StreamSettings(Section):
@@ -148,6 +163,9 @@ class OpsSettings(Section):
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
+    enabled: bool = Field(
+        True, description="false: nothing is counted but readiness, to see what metrics cost"
+    )
     host: str = "127.0.0.1"
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
@@ -165,6 +183,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
+    apache: ApacheSettings = ApacheSettings()
     stream: StreamSettings = StreamSettings()
     serving: ServingSettings = ServingSettings()
     archive: ArchiveSettings = ArchiveSettings()
@@ -173,8 +192,21 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     ops: OpsSettings = OpsSettings()
     alerts: AlertSettings = AlertSettings()
+    kafka_home: Path | None = Field(
+        None, description="folder of an Apache Kafka; empty: what `headrace kafka install` fetched"
+    )
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
+
+    @model_validator(mode="after")
+    def _epochs_outlast_what_redis_may_lose(self) -> Self:
+        """An offset is committed an epoch after its rows were written: they must be on disk."""
+        if self.stream.epoch_s <= self.redis.may_lose_s:
+            raise ValueError(
+                f"stream.epoch_s must be more than redis.may_lose_s, {self.redis.may_lose_s:g}; "
+                f"got {self.stream.epoch_s:g}"
+            )
+        return self
 
     def lake(self) -> Path:
         """The folder of the lake."""

@@ -57,7 +57,7 @@ class Alert:
     summary: str
     condition: Expression
     for_s: int  # the condition must hold for so long without a break
-    runbook: str  # file in the repository
+    runbook: str  # a file of the repository, or its address
     unit: str = ""  # of the value: records, s, share
 
     def promql(self) -> str:
@@ -146,17 +146,17 @@ def _of_flows(limits: AlertSettings) -> tuple[Alert, ...]:
         Alert(
             "HeadraceLag", "warn",
             f"a flow is more than {limits.lag_warn:,} records behind in a partition",
-            Compare(lag, ">", limits.lag_warn), 4, _runbook("lag"), "records",
+            Compare(lag, ">", limits.lag_warn), 4, f"{limits.runbooks}/lag.md", "records",
         ),
         Alert(
             "HeadraceLagPage", "page",
             f"a flow is more than {limits.lag_page:,} records behind in a partition",
-            Compare(lag, ">", limits.lag_page), 4, _runbook("lag"), "records",
+            Compare(lag, ">", limits.lag_page), 4, f"{limits.runbooks}/lag.md", "records",
         ),
         Alert(
             "HeadraceNoProgress", "page",
             "records wait in a partition and none is applied", _no_progress(), 2,
-            _runbook("no-progress"), "records",
+            f"{limits.runbooks}/no-progress.md", "records",
         ),
         Alert(
             "HeadraceFreshnessSlow", "warn",
@@ -164,13 +164,13 @@ def _of_flows(limits: AlertSettings) -> tuple[Alert, ...]:
             Compare(
                 Quantile(0.99, "headrace_stream_freshness_seconds", 60), ">", limits.freshness_s
             ),
-            300, _runbook("freshness"), "s",
+            300, f"{limits.runbooks}/freshness.md", "s",
         ),
         Alert(
             "HeadraceDeadLetters", "warn",
             f"more than {limits.dead_letters:,} records, and {limits.dead_letter_share:.2%} of "
             "all, were refused in half a minute",
-            _dead_letters(limits), 0, _runbook("dead-letters"), "records",
+            _dead_letters(limits), 0, f"{limits.runbooks}/dead-letters.md", "records",
         ),
         Alert(
             "HeadraceCacheMisses", "warn",
@@ -182,15 +182,16 @@ def _of_flows(limits: AlertSettings) -> tuple[Alert, ...]:
                 Compare(Rate("headrace_stream_row_cache_total", 300, ("table",)), ">", 10),
                 on=("table",),
             ),
-            300, _runbook("cache"), "share",
+            300, f"{limits.runbooks}/cache.md", "share",
         ),
     )  # fmt: skip
 
 
 def _no_progress() -> Expression:
-    """By the broker: nothing committed; by the flow, where nobody asks the broker: nothing applied.
+    """By the broker, or by the flow itself where nobody asks the broker.
 
-    Eight seconds are more than two commits. The archive commits with its files, once a minute.
+    A flow that does not answer is known by what it commits; eight seconds are more than two
+    commits. The archive commits with its files, once a minute.
     """
     flows = where(flow=("features", "attribution", "learning"))
     by_broker = And(
@@ -232,7 +233,7 @@ def _of_serving(limits: AlertSettings) -> tuple[Alert, ...]:
                 ),
                 Compare(calls, ">", FEW_CALLS),
             ),
-            6, _runbook("serving-slow"), "s",
+            6, f"{limits.runbooks}/serving-slow.md", "s",
         ),
         Alert(
             "HeadraceServingErrors", "page",
@@ -244,7 +245,7 @@ def _of_serving(limits: AlertSettings) -> tuple[Alert, ...]:
                 ),
                 Compare(calls, ">", FEW_CALLS),
             ),
-            6, _runbook("serving-errors"), "share",
+            6, f"{limits.runbooks}/serving-errors.md", "share",
         ),
         Alert(
             "HeadraceOverload", "page",
@@ -257,7 +258,7 @@ def _of_serving(limits: AlertSettings) -> tuple[Alert, ...]:
                 ),
                 ">", limits.refused,
             ),
-            4, _runbook("overload"), "share",
+            4, f"{limits.runbooks}/overload.md", "share",
         ),
     )  # fmt: skip
 
@@ -276,7 +277,7 @@ def _of_learning(limits: AlertSettings) -> tuple[Alert, ...]:
                 ),
                 Compare(slots, ">", 1),
             ),
-            300, _runbook("arms"), "share",
+            300, f"{limits.runbooks}/arms.md", "share",
         ),
         Alert(
             "HeadraceDiversityLow", "warn",
@@ -290,13 +291,13 @@ def _of_learning(limits: AlertSettings) -> tuple[Alert, ...]:
                 ),
                 Compare(slots, ">", 1),
             ),
-            300, _runbook("diversity"),
+            300, f"{limits.runbooks}/diversity.md",
         ),
         Alert(
             "HeadraceModelStale", "warn",
             f"servers use learned state {limits.model_age_s:g} s behind the newest, or a bundle "
             "that is too old",
-            _model_stale(limits), 30, _runbook("model-stale"), "s",
+            _model_stale(limits), 30, f"{limits.runbooks}/model-stale.md", "s",
         ),
         Alert(
             "HeadraceDrift", "warn",
@@ -304,7 +305,7 @@ def _of_learning(limits: AlertSettings) -> tuple[Alert, ...]:
             Compare(
                 Growth("headrace_learning_drifts_total", 600, ("what", "segment")), ">", 0
             ),
-            0, _runbook("drift"),
+            0, f"{limits.runbooks}/drift.md",
         ),
     )  # fmt: skip
 
@@ -336,19 +337,21 @@ def _of_parts(limits: AlertSettings) -> tuple[Alert, ...]:
                       Now("headrace_ops_redis_memory_limit_bytes")),
                 ">", limits.redis_memory,
             ),
-            6, _runbook("redis-memory"), "share",
+            6, f"{limits.runbooks}/redis-memory.md", "share",
         ),
         Alert(
             "HeadraceRedisDown", "page", "Redis does not answer",
-            _is_away("headrace_ops_redis_up", "redis", limits), 4, _runbook("redis-down"),
+            _is_away("headrace_ops_redis_up", "redis", limits), 4,
+            f"{limits.runbooks}/redis-down.md",
         ),
         Alert(
             "HeadraceBrokerDown", "page", "the broker does not answer",
-            _is_away("headrace_ops_broker_up", "log_end", limits), 4, _runbook("broker-down"),
+            _is_away("headrace_ops_broker_up", "log_end", limits), 4,
+            f"{limits.runbooks}/broker-down.md",
         ),
         Alert(
             "HeadraceProcessDown", "page", "a process is gone, does not answer or is not ready",
-            _process_down(), 4, _runbook("process-down"),
+            _process_down(), 4, f"{limits.runbooks}/process-down.md",
         ),
         Alert(
             "HeadraceStaleSource", "warn",
@@ -357,7 +360,7 @@ def _of_parts(limits: AlertSettings) -> tuple[Alert, ...]:
                 Now("headrace_source_age_seconds", ("process", "source")),
                 ">", limits.source_age_s,
             ),
-            2, _runbook("stale-source"), "s",
+            2, f"{limits.runbooks}/stale-source.md", "s",
         ),
     )  # fmt: skip
 
@@ -381,10 +384,6 @@ def _process_down() -> Expression:
 def _share(name: str, window_s: int, by: tuple[str, ...] = (), **labels: Where) -> Expression:
     """The part of a counter that has these labels, of all of it."""
     return Ratio(Rate(name, window_s, by, where(**labels)), Rate(name, window_s, by))
-
-
-def _runbook(topic: str) -> str:
-    return f"docs/runbooks/{topic}.md"
 
 
 ALERTS: Final = alerts_of(AlertSettings())

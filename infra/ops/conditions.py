@@ -11,7 +11,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from infra.ops.series import AGGREGATIONS, PROCESS, Series, Where, Window, increase_of
 
@@ -29,8 +29,13 @@ OPERATORS: Final[Mapping[str, Callable[[float, float], bool]]] = {
 }
 
 
+OR, AND, COMPARE, ADD, DIVIDE, ALONE = range(6)  # how tightly PromQL binds
+
+
 class Expression(Protocol):
     """A vector, for Prometheus and for ourselves."""
+
+    binds: ClassVar[int]
 
     def promql(self) -> str:
         """As Prometheus reads it."""
@@ -50,6 +55,8 @@ def where(**labels: Where) -> Selector:
 @dataclass(frozen=True)
 class Now:
     """The newest values of a metric, put together by `by`."""
+
+    binds: ClassVar[int] = ALONE
 
     name: str
     by: tuple[str, ...] = ()
@@ -73,6 +80,8 @@ class Now:
 class Absent:
     """1 where nothing tells a metric with these labels."""
 
+    binds: ClassVar[int] = ALONE
+
     name: str
     where: Selector = ()
 
@@ -94,6 +103,8 @@ class Absent:
 @dataclass(frozen=True)
 class Rate:
     """How fast a counter grows, a second, summed by `by`."""
+
+    binds: ClassVar[int] = ALONE
 
     name: str
     window_s: int
@@ -123,6 +134,8 @@ class Growth:
     that happened once. A series counts whole where its process was read at the beginning of the
     window and had none, or is itself younger than the window.
     """
+
+    binds: ClassVar[int] = ALONE
 
     name: str
     window_s: int
@@ -157,6 +170,8 @@ class Growth:
 @dataclass(frozen=True)
 class Quantile:
     """A quantile of a histogram; `name` without `_bucket`."""
+
+    binds: ClassVar[int] = ALONE
 
     q: float
     name: str
@@ -199,6 +214,8 @@ OVER_TIME: Final[Mapping[str, Callable[[Window], float]]] = {
 class OverTime:
     """A function of each gauge's readings in a window, then put together by `by`."""
 
+    binds: ClassVar[int] = ALONE
+
     function: str  # of OVER_TIME
     name: str
     window_s: int
@@ -226,6 +243,8 @@ class OverTime:
 class Ratio:
     """One vector by another with the same labels; or by a single number, where that has none."""
 
+    binds: ClassVar[int] = DIVIDE
+
     upper: Expression
     lower: Expression
     of_all: bool = False  # the lower one has no labels
@@ -233,7 +252,7 @@ class Ratio:
     def promql(self) -> str:
         """`A / B`."""
         match = " on () group_left ()" if self.of_all else ""
-        return f"({self.upper.promql()} /{match} {self.lower.promql()})"
+        return f"{_part(self.upper, self.binds)} /{match} {_part(self.lower, ALONE)}"
 
     def read(self, series: Series, now_s: float) -> Vector:
         """Divides; by zero as floating point does."""
@@ -253,12 +272,14 @@ class Ratio:
 class Minus:
     """What one vector is above another with the same labels."""
 
+    binds: ClassVar[int] = ADD
+
     left: Expression
     right: Expression
 
     def promql(self) -> str:
         """`A - B`."""
-        return f"({self.left.promql()} - {self.right.promql()})"
+        return f"{_part(self.left, self.binds)} - {_part(self.right, DIVIDE)}"
 
     def read(self, series: Series, now_s: float) -> Vector:
         """Subtracts."""
@@ -275,13 +296,15 @@ class Minus:
 class Compare:
     """The numbers for which a comparison with a threshold holds."""
 
+    binds: ClassVar[int] = COMPARE
+
     left: Expression
     operator: str  # of OPERATORS
     threshold: float
 
     def promql(self) -> str:
         """`A > 1000`."""
-        return f"{self.left.promql()} {self.operator} {number(self.threshold)}"
+        return f"{_part(self.left, ADD)} {self.operator} {number(self.threshold)}"
 
     def read(self, series: Series, now_s: float) -> Vector:
         """Leaves what holds."""
@@ -298,13 +321,15 @@ class Compare:
 class And:
     """Of the first, what some number of the other has the same labels `on` as."""
 
+    binds: ClassVar[int] = AND
+
     first: Expression
     second: Expression
     on: tuple[str, ...] = ()
 
     def promql(self) -> str:
         """`A and on (topic) B`."""
-        return f"({self.first.promql()}) and on ({', '.join(self.on)}) ({self.second.promql()})"
+        return _joined(self.first, "and", self.on, self.second, self.binds)
 
     def read(self, series: Series, now_s: float) -> Vector:
         """Leaves what has a match."""
@@ -321,14 +346,15 @@ class And:
 class Unless:
     """Of the first, what nothing of the other has the same labels `on` as."""
 
+    binds: ClassVar[int] = AND
+
     first: Expression
     second: Expression
     on: tuple[str, ...] = ()
 
     def promql(self) -> str:
         """`A unless on (topic) B`."""
-        on = ", ".join(self.on)
-        return f"({self.first.promql()}) unless on ({on}) ({self.second.promql()})"
+        return _joined(self.first, "unless", self.on, self.second, self.binds)
 
     def read(self, series: Series, now_s: float) -> Vector:
         """Leaves what has no match."""
@@ -345,13 +371,15 @@ class Unless:
 class Or:
     """The first, and of the second what nothing in the first has the same labels `on` as."""
 
+    binds: ClassVar[int] = OR
+
     first: Expression
     second: Expression
     on: tuple[str, ...] = ()
 
     def promql(self) -> str:
         """`A or on (topic) B`."""
-        return f"(({self.first.promql()}) or on ({', '.join(self.on)}) ({self.second.promql()}))"
+        return _joined(self.first, "or", self.on, self.second, self.binds)
 
     def read(self, series: Series, now_s: float) -> Vector:
         """Puts both together."""
@@ -365,6 +393,19 @@ class Or:
     def names(self) -> frozenset[str]:
         """Those of both."""
         return self.first.names() | self.second.names()
+
+
+def _part(expression: Expression, binds: int) -> str:
+    """An operand, in parentheses where it binds less tightly than it must."""
+    text = expression.promql()
+    return text if expression.binds >= binds else f"({text})"
+
+
+def _joined(
+    first: Expression, word: str, on: tuple[str, ...], second: Expression, binds: int
+) -> str:
+    """`A and on (topic) B`; what stands on the left is done first."""
+    return f"{_part(first, binds)} {word} on ({', '.join(on)}) {_part(second, binds + 1)}"
 
 
 def duration(seconds: int) -> str:

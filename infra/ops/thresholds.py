@@ -11,6 +11,7 @@ class AlertSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    runbooks: str = Field("docs/runbooks", description="where runbooks are: a folder or a URL")
     lag_warn: int = Field(1_000, ge=1, description="records of one partition not applied")
     lag_page: int = Field(10_000, ge=1, description="the same; somebody is woken")
     freshness_s: float = Field(0.1, gt=0, description="p99 from the log to readable rows")
