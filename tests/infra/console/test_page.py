@@ -15,7 +15,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import redis
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -29,6 +28,7 @@ from features.vocabulary import EventType
 from infra.embedded import ChildServer, EmbeddedRedis, free_port
 from tests.flows import FeaturesSite, wait_until
 from tests.infra.console.browser import DESKTOP, PHONE, chromium, look_like, why_not_here
+from tests.infra.console.endpoints import answering
 
 pytestmark = pytest.mark.slow
 
@@ -95,24 +95,10 @@ def features(site):
         yield process
 
 
-@contextmanager
-def telling_that_it_is_ready() -> Iterator[str]:
-    """A metrics endpoint in the place of a process that these tests do not need."""
-    registry = CollectorRegistry()
-    Gauge("headrace_ready", "it is", registry=registry).set(1)
-    server, thread = start_http_server(0, "127.0.0.1", registry)
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/metrics"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def console(site, features):
     assert features.is_alive()
-    with telling_that_it_is_ready() as url:
+    with answering() as url:
         port = free_port()
         targets = {"features": site.metrics_url, "learning": url, "serve": url}
         env = {
