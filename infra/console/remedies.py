@@ -45,7 +45,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
         "headrace restart serve",
     ),
     "HeadraceCacheMisses": Remedy(
-        "nobody yet: rows are read from Redis again and again, so the flow is slower", "headrace lag"
+        "nobody yet: rows are read from Redis again and again, the flow is slower", "headrace lag"
     ),
     "HeadraceArmDominates": Remedy(
         "every viewer gets slates of one kind; the other arms learn nothing",
