@@ -152,7 +152,7 @@ def stream_features(
 
 def _run_features_worker(settings: Settings, stop: Event, process: int, addresses: str) -> None:
     from infra.bootstrap import run_features_flow
-    from infra.telemetry import serve_metrics
+    from infra.telemetry import serve_metrics, switch_off_metrics
     from infra.workers import holding_lock
     from streams.runner import Cluster
 
@@ -160,6 +160,8 @@ def _run_features_worker(settings: Settings, stop: Event, process: int, addresse
         cluster = Cluster(tuple(filter(None, addresses.split(","))), process)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, settings.metrics.features_port)
     with holding_lock(settings) if cluster.n_workers > 1 else nullcontext():
         run_features_flow(settings, stop, cluster)
@@ -204,10 +206,12 @@ def stream_attribution() -> None:
 def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
     """Runs a flow of one process until SIGTERM or SIGINT, with its logs and metrics."""
     from infra.running import connected
-    from infra.telemetry import configure_logging, serve_metrics
+    from infra.telemetry import configure_logging, serve_metrics, switch_off_metrics
 
     configure_logging(name)
     settings = connected(Settings())
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, getattr(settings.metrics, f"{name}_port"))
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -225,7 +229,7 @@ def serve(
 
     With HEADRACE_SERVING__PROCESSES over 1, as many of them, which share the port.
     """
-    from infra.telemetry import configure_logging, serve_metrics
+    from infra.telemetry import configure_logging, serve_metrics, switch_off_metrics
 
     settings = Settings()
     configure_logging("serve" if process is None else f"serve-{process}")
@@ -239,6 +243,8 @@ def serve(
         return
     from infra.serving_process import run_server
 
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, settings.metrics.serve_port)
     run_server(settings)
 

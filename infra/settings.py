@@ -131,6 +131,9 @@ class AttributionSettings(Section):
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
+    enabled: bool = Field(
+        True, description="false: nothing is counted but readiness, to see what metrics cost"
+    )
     host: str = "127.0.0.1"
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
