@@ -1,8 +1,10 @@
 """Composition: the one place that names concrete classes; everybody else is given them."""
 
 import gc
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from threading import Event
 
 import structlog
@@ -143,6 +145,13 @@ def run_features_flow(settings: Settings, stop: Event, cluster: Cluster = ALONE)
             gc.collect()  # the rows that the flow held
 
 
+def _outlast(writer: RowWriter, may_lose_s: float) -> None:
+    """Before the last commit: returns when Redis can no longer lose the rows that it stands for."""
+    if may_lose_s:
+        writer.settle()
+        time.sleep(may_lose_s)
+
+
 def _run_until_loss(
     settings: Settings,
     stop: Event,
@@ -160,7 +169,7 @@ def _run_until_loss(
         settings.redis.config(), stop.is_set, generation, is_alone=is_alone,
         stored=progress.stored,
     )  # fmt: skip
-    at_end: list[Callable[[], None]] = []
+    at_end: list[Callable[[], None]] = [partial(_outlast, writer, settings.redis.may_lose_s)]
     flow = features_flow(settings, stop, writer, check, cluster, at_end, progress)
     READY.set(1)
     try:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
@@ -23,13 +24,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
+from infra.cli_kafka import kafka_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
 from infra.cli_serving import requests_app
+from infra.cli_watch import watch_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -47,9 +51,12 @@ user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(kafka_app, name="kafka")
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
+app.add_typer(watch_app)
+app.add_typer(alerts_app, name="alerts")
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")
@@ -60,6 +67,14 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(user_app, name="user")
 app.add_typer(features_app, name="features")
 app.add_typer(feast_app, name="feast")
+
+
+class Broker(StrEnum):
+    """What `headrace up` starts as its broker."""
+
+    EMBEDDED = "embedded"
+    APACHE = "apache"
+
 
 Dataset = Annotated[str, typer.Argument(help="movietweetings, movielens or kuairand")]
 
@@ -74,6 +89,7 @@ KNOWN_TROUBLES = {
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
     "infra.models": ("ModelsError",),
+    "infra.ops.restart": ("RestartError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
     "infra.rules": ("RuleNotFoundError",),
@@ -256,11 +272,20 @@ def up(
         str, typer.Option(help="What fills the log: auto, simulation, a dataset; empty: nothing.")
     ] = "",
     archive: Annotated[bool, typer.Option("--archive", help="Run the archive flow, too.")] = False,
+    kafka: Annotated[
+        Broker, typer.Option(help="embedded: in memory. apache: what it holds, stays.")
+    ] = Broker.EMBEDDED,
 ) -> None:
-    """Starts broker, Redis, the features flow, the learning flow and the server here."""
+    """Starts broker, Redis, the features flow, the learning flow and the server here.
+
+    With --kafka apache, Apache Kafka and a Redis that saves: events, rows and what was learnt are
+    there again at the next start. `headrace kafka install` fetches Apache Kafka.
+    """
     from infra import running
 
     settings = Settings()
+    if kafka is Broker.APACHE:
+        settings.apache.enabled = True
     if archive:
         settings.archive.enabled = True
     if detach:

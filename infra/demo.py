@@ -59,7 +59,9 @@ def run_demo(settings: Settings, name: str, console: Console) -> dict[str, Any]:
     """Runs everything once, shows it, and leaves the summary in `demo.json` of the home folder."""
     started_s = time.monotonic()
     horizon = settings.attribution.model_copy(update={"horizon_s": HORIZON_S})
-    with Stack(settings.model_copy(update={"attribution": horizon})) as stack:
+    apache = settings.apache.model_copy(update={"enabled": False})  # nothing of it shall stay
+    changed = settings.model_copy(update={"attribution": horizon, "apache": apache})
+    with Stack(changed) as stack:
         source = choose_dataset(settings, name, console)
         history = fill(stack, source, console)
         stack.start_features()

@@ -199,7 +199,8 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
     def snapshot(self) -> None:
         """At the end of an epoch, commits what an epoch before had read: it is in the store."""
         self._settle()
-        if len(self._ended) == self._ended.maxlen:
+        is_over = self._was_told_to_stop  # the last commit says it all, once it may
+        if len(self._ended) == self._ended.maxlen and not is_over:
             oldest = self._ended[0]
             offsets = [TopicPartition(self._topic, p, at) for p, at in oldest.items()]
             if offsets:

@@ -85,10 +85,11 @@ class Redrive:
 def read(config: LogConfig, prefix: str = "", choice: Choice = Choice()) -> list[DeadLetter]:
     """The chosen dead letters, oldest first. O(dead letters kept). Raises LogError."""
     records = read_to_end(config, prefix + topics.DEAD_LETTERS)
-    return [letter for letter in map(_letter_of, records) if choice.takes(letter)]
+    return [letter for letter in map(letter_of, records) if choice.takes(letter)]
 
 
-def _letter_of(record: Message) -> DeadLetter:
+def letter_of(record: Message) -> DeadLetter:
+    """The dead letter in a record of the topic."""
     headers = headers_of(record)
     return DeadLetter(
         offset=int(record.offset() or 0),
