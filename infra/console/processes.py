@@ -59,11 +59,15 @@ def attached(settings: Settings) -> Settings:
 
     As they are where nothing runs. Asks no process, unlike `infra.running.connected`.
     """
-    if settings.kafka.bootstrap:
-        return settings
     try:
         addresses = read_addresses(settings.home)
     except NotRunningError:
+        return settings
+    agents = settings.ops.agents or addresses.get("agents") or ""
+    settings = settings.model_copy(
+        update={"ops": settings.ops.model_copy(update={"agents": agents})}
+    )
+    if settings.kafka.bootstrap:
         return settings
     kafka = settings.kafka.model_copy(update={"bootstrap": addresses["broker"]})
     redis = settings.redis.model_copy(update={"url": settings.redis.url or addresses["redis"]})

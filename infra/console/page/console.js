@@ -4,7 +4,7 @@ import { h, morph, moment, span } from "./dom.js";
 import { GLANCE, PANELS, WORDS } from "./panels.js";
 
 const LOST_AFTER = 3; // times the time between snapshots
-const RETRY_STREAM_MS = 30000;
+const RETRY_STREAM_MS = 5000;
 
 let newest = null; // the snapshot shown
 let receivedAt = 0; // by the browser's own clock, which nobody sets back
@@ -192,6 +192,7 @@ function tick() {
   document.body.classList.toggle("is-lost", isLost);
   const lost = byId("lost");
   lost.hidden = !isLost;
+  if (!isLost) lost.textContent = "";
   if (isLost) {
     lost.textContent = `\u2716 No news from the console for ${span(silent)}: everything below is old. ` +
       "Is it still running? In a terminal: headrace status, headrace lag";
