@@ -17,6 +17,7 @@ from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, TABLES, USER
 from infra import topics
 from infra.settings import Settings
 from infra.telemetry import READY
+from infra.tracing import tracing
 from streams.catalogue import TitleFollower
 from streams.erasures import LedgerFollower
 from streams.features import FlowParts, Topics, build_flow
@@ -25,6 +26,7 @@ from streams.marker import RowsLostError
 from streams.preparation import Site, prepare_store
 from streams.row_writer import RowWriter
 from streams.runner import ALONE, Cluster, run_flow
+from streams.tracing import FlowTraces
 from streams.warm_up import warm_up
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ def features_flow(
     check: Callable[[], None],
     cluster: Cluster = ALONE,
     at_end: list[Callable[[], None]] | None = None,
+    traces: FlowTraces | None = None,
 ) -> Dataflow:
     """The features flow against the settings' log, with rows by way of `writer`.
 
@@ -114,6 +117,7 @@ def features_flow(
             n_workers=cluster.n_workers,
             worker=cluster.process,
             at_end=[] if at_end is None else at_end,
+            traces=traces,
         )
     )
 
@@ -129,11 +133,12 @@ def run_features_flow(settings: Settings, stop: Event, cluster: Cluster = ALONE)
     warm_up()
     is_first = cluster.process == 0
     held = Lease(settings.redis.config(), give_up=stop.is_set) if is_first else nullcontext()
-    with held as lease:
+    with held as lease, tracing(settings.tracing, "features") as tracer:
+        traces = None if tracer is None else FlowTraces(tracer)
         check = (lambda: None) if lease is None else lease.check
         loss: RowsLostError | None = None
         while True:
-            loss = _run_until_loss(settings, stop, check, loss, cluster)
+            loss = _run_until_loss(settings, stop, check, loss, cluster, traces)
             if loss is None:
                 return
             gc.collect()  # the rows that the flow held
@@ -145,15 +150,18 @@ def _run_until_loss(
     check: Callable[[], None],
     loss: RowsLostError | None,
     cluster: Cluster,
+    traces: FlowTraces | None,
 ) -> RowsLostError | None:
     """Prepares the store and runs the flow once; why it has to begin anew, None at its end."""
     generation = prepare_store(
         site_of(settings), loss, process_index=cluster.process, give_up=stop.is_set
     )
     is_alone = cluster.n_workers == 1
-    writer = RowWriter(settings.redis.config(), stop.is_set, generation, is_alone=is_alone)
+    writer = RowWriter(
+        settings.redis.config(), stop.is_set, generation, is_alone=is_alone, traces=traces
+    )
     at_end: list[Callable[[], None]] = []
-    flow = features_flow(settings, stop, writer, check, cluster, at_end)
+    flow = features_flow(settings, stop, writer, check, cluster, at_end, traces)
     READY.set(1)
     try:
         run_flow(flow, settings.stream.epoch_s, cluster, at_end)

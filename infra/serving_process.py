@@ -26,6 +26,7 @@ from infra.overlays import overlay_of, readers
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
+from infra.tracing import tracer_of
 from serving.admin import AdminServicer, Eraser
 from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
@@ -53,6 +54,7 @@ from serving.server import Server, guard_of, serve
 from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import NO_FILTERS, Filters, Query, Viewer
 from serving.slate_cache import SlateCache
+from serving.tracing import CallTraces
 from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
@@ -152,6 +154,7 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     site.ending.push_async_callback(reader.close)
     viewers = ViewerReader(reader, interactions)
     tracker, recorder, ledger_writer = _writers(site)
+    traces = _traces(site)
     cache = _cache(settings, recommender)
     repeats = Repeats(
         cache,
@@ -178,10 +181,20 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
         pages=PageTokens.of(serving, WallClock()),
         answers=Answers.of(serving, _shared_answers(site)),
         repeats=repeats,
+        traces=traces,
     )
-    ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s)
+    ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s, traces=traces)
     admin = _admin(settings, tracker, ledger_writer, rules, guard)
     return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
+
+
+def _traces(site: _Site) -> CallTraces | None:
+    """What makes spans of calls; None where tracing is off."""
+    tracer = tracer_of(site.settings.tracing, "serve")
+    if tracer is None:
+        return None
+    site.ending.callback(tracer.close)
+    return CallTraces(tracer)
 
 
 def _shared_answers(site: _Site) -> RedisAnswers | None:

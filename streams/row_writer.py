@@ -26,6 +26,7 @@ from streams import metrics
 from streams.features import RowWrites
 from streams.marker import Marker, RowsLostError, marker_key
 from streams.preparation import Generation
+from streams.tracing import FlowTraces
 
 PING_EVERY_S = 0.2
 
@@ -70,7 +71,9 @@ class RowWriter:
         generation: Generation | None = None,
         *,
         is_alone: bool = True,
+        traces: FlowTraces | None = None,
     ) -> None:
+        self._traces = traces
         self._generation = generation
         self._is_alone = is_alone
         self._marker_key = marker_key(config)
@@ -107,6 +110,8 @@ class RowWriter:
             if rows:
                 commands += self._stores[table.letter].write_commands(joined(rows))
                 metrics.ROWS_WRITTEN.labels(table.letter).inc(sum(map(len, rows)))
+        if self._traces is not None:
+            self._traces.writing(batches)
         self._writes.begin(commands)
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
 
@@ -122,6 +127,8 @@ class RowWriter:
 
     def _await_answers(self) -> None:
         self._writes.settle()
+        if self._traces is not None:
+            self._traces.written()
         if self._newest_logged_at_ms:
             age_ms = time.time_ns() // 1_000_000 - self._newest_logged_at_ms
             metrics.FRESHNESS.observe(max(age_ms, 0) / 1_000)
