@@ -25,6 +25,7 @@ from streams.features import FlowParts, Topics, build_flow
 from streams.lease import Lease
 from streams.marker import RowsLostError
 from streams.preparation import Site, prepare_store
+from streams.progress import Progress
 from streams.row_writer import RowWriter
 from streams.runner import ALONE, Cluster, run_flow
 from streams.warm_up import warm_up
@@ -61,6 +62,7 @@ def features_flow(
     check: Callable[[], None],
     cluster: Cluster = ALONE,
     at_end: list[Callable[[], None]] | None = None,
+    progress: Progress | None = None,
 ) -> Dataflow:
     """The features flow against the settings' log, with rows by way of `writer`.
 
@@ -116,6 +118,8 @@ def features_flow(
             n_workers=cluster.n_workers,
             worker=cluster.process,
             at_end=[] if at_end is None else at_end,
+            progress=Progress() if progress is None else progress,
+            is_watched=settings.metrics.enabled,
         )
     )
 
@@ -160,9 +164,13 @@ def _run_until_loss(
         site_of(settings), loss, process_index=cluster.process, give_up=stop.is_set
     )
     is_alone = cluster.n_workers == 1
-    writer = RowWriter(settings.redis.config(), stop.is_set, generation, is_alone=is_alone)
+    progress = Progress()
+    writer = RowWriter(
+        settings.redis.config(), stop.is_set, generation, is_alone=is_alone,
+        stored=progress.stored,
+    )  # fmt: skip
     at_end: list[Callable[[], None]] = [partial(_outlast, writer, settings.redis.may_lose_s)]
-    flow = features_flow(settings, stop, writer, check, cluster, at_end)
+    flow = features_flow(settings, stop, writer, check, cluster, at_end, progress)
     READY.set(1)
     try:
         run_flow(flow, settings.stream.epoch_s, cluster, at_end)

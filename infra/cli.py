@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
@@ -32,6 +33,7 @@ from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
 from infra.cli_serving import requests_app
+from infra.cli_watch import watch_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -53,6 +55,8 @@ app.add_typer(kafka_app, name="kafka")
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
+app.add_typer(watch_app)
+app.add_typer(alerts_app, name="alerts")
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")
@@ -163,7 +167,7 @@ def stream_features(
 
 def _run_features_worker(settings: Settings, stop: Event, process: int, addresses: str) -> None:
     from infra.bootstrap import run_features_flow
-    from infra.telemetry import serve_metrics
+    from infra.telemetry import serve_metrics, switch_off_metrics
     from infra.workers import holding_lock
     from streams.runner import Cluster
 
@@ -171,6 +175,8 @@ def _run_features_worker(settings: Settings, stop: Event, process: int, addresse
         cluster = Cluster(tuple(filter(None, addresses.split(","))), process)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, settings.metrics.features_port)
     with holding_lock(settings) if cluster.n_workers > 1 else nullcontext():
         run_features_flow(settings, stop, cluster)
@@ -215,10 +221,12 @@ def stream_attribution() -> None:
 def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
     """Runs a flow of one process until SIGTERM or SIGINT, with its logs and metrics."""
     from infra.running import connected
-    from infra.telemetry import configure_logging, serve_metrics
+    from infra.telemetry import configure_logging, serve_metrics, switch_off_metrics
 
     configure_logging(name)
     settings = connected(Settings())
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, getattr(settings.metrics, f"{name}_port"))
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -236,7 +244,7 @@ def serve(
 
     With HEADRACE_SERVING__PROCESSES over 1, as many of them, which share the port.
     """
-    from infra.telemetry import configure_logging, serve_metrics
+    from infra.telemetry import configure_logging, serve_metrics, switch_off_metrics
 
     settings = Settings()
     configure_logging("serve" if process is None else f"serve-{process}")
@@ -250,6 +258,8 @@ def serve(
         return
     from infra.serving_process import run_server
 
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, settings.metrics.serve_port)
     run_server(settings)
 

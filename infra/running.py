@@ -156,6 +156,20 @@ def read_status(home: Path) -> dict[str, Any]:
     return {"healthy": healthy, "processes": processes, "addresses": addresses}
 
 
+def read_addresses(home: Path) -> dict[str, Any]:
+    """Where the stack that runs here answers, `metrics` by process. Raises NotRunningError.
+
+    Unlike `read_status` it asks no process: one that hangs holds nobody up.
+    """
+    if _run_pid(home) is None:
+        raise NotRunningError(f"no stack runs in {home}; `headrace up` starts one")
+    try:
+        found: dict[str, Any] = json.loads((home / RUN_FILE).read_text())["addresses"]
+    except (OSError, ValueError, KeyError) as error:
+        raise NotRunningError(f"the stack in {home} is ending") from error
+    return found
+
+
 def _is_healthy(pid: int | None, metrics_url: str | None) -> bool:
     if pid is None or not psutil.pid_exists(pid):
         return False

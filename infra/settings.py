@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
 from features.redis_store import RedisConfig
+from infra.ops.thresholds import AlertSettings
 from online_models.reward import RewardTable
 from serving.settings import ServingSettings
 
@@ -143,9 +144,28 @@ class AttributionSettings(Section):
     rewards: RewardSettings = RewardSettings()
 
 
+class OpsSettings(Section):
+    """The console of those on call."""
+
+    host: str = Field("127.0.0.1", description="where the page is served; it asks for no key")
+    port: int = Field(9470, ge=0, le=65_535, description="0: a free one")
+    allowed_hosts: str = Field("", description="names beside loopback's by which it is called: a,b")
+    targets: str = Field(
+        "", description="name=http://host:port/metrics,...; empty: the stack that runs here"
+    )
+    agents: str = Field("", description="URL of the agents' views; empty: of the stack, if any")
+    every_s: float = Field(2.0, ge=0.5, le=60, description="seconds between looks")
+    probe_every_s: float = Field(5.0, ge=0.5, le=3_600, description="seconds between probe events")
+    max_streams: int = Field(16, ge=1, le=256, description="pages that are sent what is new")
+    runbooks: Path | None = Field(None, description="folder of runbooks; empty: docs/runbooks")
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
+    enabled: bool = Field(
+        True, description="false: nothing is counted but readiness, to see what metrics cost"
+    )
     host: str = "127.0.0.1"
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
@@ -170,6 +190,8 @@ class Settings(BaseSettings):
     learning: LearningSettings = LearningSettings()
     attribution: AttributionSettings = AttributionSettings()
     metrics: MetricsSettings = MetricsSettings()
+    ops: OpsSettings = OpsSettings()
+    alerts: AlertSettings = AlertSettings()
     kafka_home: Path | None = Field(
         None, description="folder of an Apache Kafka; empty: what `headrace kafka install` fetched"
     )

@@ -24,6 +24,7 @@ ERASURES = "erasures"
 REDRIVES = "redrives"
 RULES = "rules"
 RULE_CHANGES = "rule-changes"
+OPS_EVENTS = "ops-events"
 
 DEFAULT_PARTITIONS = 4
 BROKER_DEFAULT_REPLICATION = -1
@@ -89,6 +90,7 @@ def topics(prefix: str = "", partitions: int = DEFAULT_PARTITIONS) -> tuple[Topi
         Topic(prefix + REDRIVES, 1, "compact", 7 * _DAY_MS),
         Topic(prefix + RULES, 1, "compact", 7 * _DAY_MS),
         Topic(prefix + RULE_CHANGES, 1, "delete", 400 * _DAY_MS),
+        Topic(prefix + OPS_EVENTS, 1, "delete", 28 * _DAY_MS),
     )
 
 

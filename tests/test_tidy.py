@@ -13,6 +13,7 @@ PACKAGES = ("features", "online_models", "streams", "serving", "offline", "infra
 OTHERS = ("tests", "benchmarks")
 PRINTING = {  # answers as JSON
     Path("infra/cli.py"),
+    Path("infra/cli_alerts.py"),
     Path("infra/cli_bundles.py"),
     Path("infra/cli_guard.py"),
     Path("infra/cli_learning.py"),
