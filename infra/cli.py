@@ -218,6 +218,18 @@ def stream_attribution() -> None:
     _run_until_told("attribution", run_attribution_flow)
 
 
+@stream_app.command("agents")
+def stream_agents() -> None:
+    """Runs the Faust agents: views of dead letters, alerts, drifts and experiments, as JSON.
+
+    They answer on loopback, on HEADRACE_AGENTS__PORT, and are made anew from the log at each start.
+    HEADRACE_AGENTS__EXPOSURE_DAYS says how many days of impressions are read.
+    """
+    from infra.agents import run_agents
+
+    _run_until_told("agents", run_agents)
+
+
 def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
     """Runs a flow of one process until SIGTERM or SIGINT, with its logs and metrics."""
     from infra.running import connected

@@ -160,6 +160,20 @@ class OpsSettings(Section):
     runbooks: Path | None = Field(None, description="folder of runbooks; empty: docs/runbooks")
 
 
+class AgentsSettings(Section):
+    """The Faust agents: views of what happened, for those on call."""
+
+    enabled: bool = Field(False, description="whether `headrace up` runs them: 170 MB")
+    port: int = Field(0, ge=0, le=65_535, description="of the views, on loopback; 0: a free one")
+    exposure_days: int = Field(2, ge=1, le=13, description="days of exposures, today included")
+    max_replay: int = Field(
+        50_000, ge=1_000, le=100_000_000, description="impressions read again at a start"
+    )
+    stall_s: float = Field(
+        30.0, ge=1, le=3_600, description="a partition behind that does not move for so long"
+    )
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
@@ -172,6 +186,7 @@ class MetricsSettings(Section):
     archive_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     learning_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     attribution_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    agents_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
 
 class Settings(BaseSettings):
@@ -189,6 +204,7 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     learning: LearningSettings = LearningSettings()
     attribution: AttributionSettings = AttributionSettings()
+    agents: AgentsSettings = AgentsSettings()
     metrics: MetricsSettings = MetricsSettings()
     ops: OpsSettings = OpsSettings()
     alerts: AlertSettings = AlertSettings()
