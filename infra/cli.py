@@ -28,10 +28,10 @@ from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
-from infra.cli_kafka import kafka_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
+from infra.cli_running import kafka_app, running_app
 from infra.cli_serving import requests_app
 from infra.cli_watch import watch_app
 from infra.settings import Settings
@@ -52,6 +52,7 @@ app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
+app.add_typer(running_app)
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
