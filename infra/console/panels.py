@@ -9,7 +9,8 @@ from typing import Final
 
 from infra.console.journal import ALERT, DEPLOYMENT, DRIFT, Event
 from infra.console.letters import by_kind
-from infra.console.view import LONG_WINDOW_S, STALE_S, Values, View, kind_of, ms, number
+from infra.console.processes import kind_of
+from infra.console.view import LONG_WINDOW_S, STALE_S, Values, View, ms, number
 from infra.console.watch import Reading
 from infra.ops.alerts import NEEDED
 

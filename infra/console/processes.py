@@ -54,6 +54,15 @@ def targets_of(settings: Settings) -> dict[str, str]:
     return found
 
 
+def kind_of(process: str) -> str:
+    """Which process it is, without its number.
+
+    >>> kind_of("serve-12"), kind_of("features")
+    ('serve', 'features')
+    """
+    return process.rstrip("0123456789-")
+
+
 def attached(settings: Settings) -> Settings:
     """The settings with broker and Redis of the stack that runs here, where they name none.
 
