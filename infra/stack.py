@@ -27,7 +27,7 @@ from redis import RedisError
 from features.log import OffsetGoneError
 from features.redis_store import RedisLink
 from infra import topics
-from infra.apache import ApacheKafka, DurableRedis, apache_kafka, durable_redis, lasting
+from infra.apache import ApacheKafka, apache_kafka, durable_redis, lasting
 from infra.embedded import (
     LOOPBACK,
     ChildServer,
