@@ -43,7 +43,7 @@ from features.vocabulary import EventType
 from infra import topics
 from infra.embedded import LOOPBACK, ChildServer, free_port
 from infra.settings import Settings
-from infra.stack import bundles_folder, create_topics, is_ready
+from infra.stack import create_topics, is_ready
 from infra.train import train_bundle
 from offline.replay import publish_catalogue
 from offline.simulated_dataset import SimulatedDataset
@@ -125,9 +125,9 @@ def prepare(sides: Sequence[Side], cleanup: ExitStack) -> None:
         writer = LogWriter(side.settings.kafka.log_config(), **{"linger.ms": 5})
         publish_catalogue(world.catalogue(), writer, side.topic(topics.CATALOG))
     first, *others = sides
-    train_bundle(world, bundles_folder(first.settings))
+    train_bundle(world, first.settings.bundles())
     for side in others:
-        shutil.copytree(bundles_folder(first.settings), bundles_folder(side.settings))
+        shutil.copytree(first.settings.bundles(), side.settings.bundles())
     for side in sides:
         side.start("features", ["stream", "features"], cleanup)
         side.start("serve", ["serve"], cleanup)

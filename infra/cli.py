@@ -498,12 +498,11 @@ def train(
 ) -> None:
     """Trains a bundle on a dataset (factors, neighbours, ranker) and makes it current."""
     from infra.producers import dataset as open_source
-    from infra.stack import bundles_folder
     from infra.train import train_bundle
     from offline.datasets import Selection
 
     source = open_source(Settings(), dataset, until_now=until_now)
-    folder = bundles_folder(Settings())
+    folder = Settings().bundles()
     with _progress() as progress:
         manifest = train_bundle(
             source,
@@ -527,12 +526,11 @@ def refresh(
 ) -> None:
     """Fits factors and neighbours of titles anew; the ranker stays that of the current bundle."""
     from infra.producers import dataset as open_source
-    from infra.stack import bundles_folder
     from infra.train import refresh_bundle
     from offline.datasets import Selection
 
     source = open_source(Settings(), dataset, until_now=until_now)
-    folder = bundles_folder(Settings())
+    folder = Settings().bundles()
     selection = Selection(instant_ms(from_), instant_ms(to))
     with _progress() as progress:
         manifest = refresh_bundle(source, folder, selection=selection, progress=progress)

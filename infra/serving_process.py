@@ -24,7 +24,6 @@ from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
 from infra.settings import Settings
-from infra.stack import bundles_folder
 from infra.telemetry import READY
 from infra.tracing import tracer_of
 from serving.admin import AdminServicer, Eraser
@@ -390,7 +389,7 @@ def _watcher(
         return trial
 
     return BundleWatcher(
-        bundles_folder(settings),
+        settings.bundles(),
         prepare,
         recommender.adopt,
         version=recommender.bundle_version,
@@ -402,7 +401,7 @@ def _watcher(
 def _bundle(settings: Settings) -> Bundle | None:
     """The current bundle, or None: then slates are trending titles, and say so."""
     try:
-        return load_current(bundles_folder(settings))
+        return load_current(settings.bundles())
     except BundleError as error:
         log.error("no_bundle", reason=str(error))
         return None

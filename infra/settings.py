@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.ops.thresholds import AlertSettings
-from online_models.reward import RewardTable
+from online_models.reward_table import RewardTable
 from serving.settings import ServingSettings
 
 SECRET = re.compile("password|secret|token|jaas|key.pem|keytab", re.IGNORECASE)
@@ -242,6 +242,10 @@ class Settings(BaseSettings):
     def lake(self) -> Path:
         """The folder of the lake."""
         return self.archive.folder or self.home / "lake"
+
+    def bundles(self) -> Path:
+        """The folder of the bundles of this machine."""
+        return self.home / "bundles"
 
     def environment(self) -> dict[str, str]:
         """The variables from which a child process reads these very settings."""

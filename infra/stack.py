@@ -359,8 +359,3 @@ def is_ready(metrics_url: str) -> bool:
             return b"headrace_ready 1.0" in answer.read()
     except OSError:
         return False
-
-
-def bundles_folder(settings: Settings) -> Path:
-    """Where bundles of models lie on this machine."""
-    return settings.home / "bundles"

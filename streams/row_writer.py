@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from features.compiled import Rows
 from features.records import joined
-from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore, packed
+from features.redis_config import RedisConfig
+from features.redis_store import Command, RedisLink, RedisRowStore, packed
 from features.row_cache import RowCache
 from features.store import TABLES, USERS, RowStore, Table
 from streams import metrics

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.embedded import StartError
 from infra.metrics_client import Metrics
 from infra.ops.scrape import samples_of
