@@ -151,6 +151,16 @@ class Impression:
 
 
 @dataclass(frozen=True, slots=True)
+class Exposure:
+    """What a served decision showed of an experiment, without who saw it."""
+
+    policy: str
+    bundle_version: str
+    arms: tuple[str, ...]  # of the slots
+    cached: bool  # a slate made earlier was shown again
+
+
+@dataclass(frozen=True, slots=True)
 class BadRecord:
     """A record that is not an event: what was wrong, where it lay, and its bytes."""
 

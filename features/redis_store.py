@@ -8,7 +8,6 @@ No row becomes a Python object on the way out.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from redis.retry import Retry
 
 from features import metrics
 from features.compiled import Rows, unlocked
+from features.redis_config import RedisConfig
 from features.store import Table, rows_of
 
 MAX_ROWS_PER_COMMAND: Final = 256
@@ -46,20 +46,6 @@ ERROR_KINDS: Final[
 }
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RedisConfig:
-    """How to reach Redis. `prefix` keeps deployments apart; options go to redis-py (TLS, ACL)."""
-
-    url: str
-    prefix: str = "headrace"
-    socket_timeout_s: float = 5.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def key_head(self, table: Table) -> bytes:
-        """What the keys of a table begin with; 16 hexadecimal digits of the id follow."""
-        return f"{self.prefix}:{table.letter}:".encode()
 
 
 class RedisLink:

@@ -28,10 +28,10 @@ from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
-from infra.cli_kafka import kafka_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
+from infra.cli_running import kafka_app, running_app
 from infra.cli_serving import requests_app
 from infra.cli_watch import watch_app
 from infra.settings import Settings
@@ -52,6 +52,7 @@ app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.add_typer(kafka_app, name="kafka")
+app.add_typer(running_app)
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
@@ -217,6 +218,18 @@ def stream_attribution() -> None:
     from infra.attribution import run_attribution_flow
 
     _run_until_told("attribution", run_attribution_flow)
+
+
+@stream_app.command("agents")
+def stream_agents() -> None:
+    """Runs the Faust agents: views of dead letters, alerts, drifts and experiments, as JSON.
+
+    They answer on loopback, on HEADRACE_AGENTS__PORT, and are made anew from the log at each start.
+    HEADRACE_AGENTS__EXPOSURE_DAYS says how many days of impressions are read.
+    """
+    from infra.agents import run_agents
+
+    _run_until_told("agents", run_agents)
 
 
 def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
@@ -485,12 +498,11 @@ def train(
 ) -> None:
     """Trains a bundle on a dataset (factors, neighbours, ranker) and makes it current."""
     from infra.producers import dataset as open_source
-    from infra.stack import bundles_folder
     from infra.train import train_bundle
     from offline.datasets import Selection
 
     source = open_source(Settings(), dataset, until_now=until_now)
-    folder = bundles_folder(Settings())
+    folder = Settings().bundles()
     with _progress() as progress:
         manifest = train_bundle(
             source,
@@ -514,12 +526,11 @@ def refresh(
 ) -> None:
     """Fits factors and neighbours of titles anew; the ranker stays that of the current bundle."""
     from infra.producers import dataset as open_source
-    from infra.stack import bundles_folder
     from infra.train import refresh_bundle
     from offline.datasets import Selection
 
     source = open_source(Settings(), dataset, until_now=until_now)
-    folder = bundles_folder(Settings())
+    folder = Settings().bundles()
     selection = Selection(instant_ms(from_), instant_ms(to))
     with _progress() as progress:
         manifest = refresh_bundle(source, folder, selection=selection, progress=progress)

@@ -42,6 +42,7 @@ def learning_parts(settings: Settings, stop: Event, lease: Lease) -> LearningPar
         LogWriter(log),
         prefix + topics.MODELS,
         time.monotonic,
+        prefix + topics.OPS_EVENTS,
     )
     arms = ArmNews(time.monotonic)
 

@@ -44,6 +44,8 @@ def run(settings: Settings, dataset: str, console: Console) -> None:
         stack.start_serve()
         if settings.archive.enabled:
             stack.start_archive()
+        if settings.agents.enabled:
+            stack.start_agents()
         print_how_to_call(
             stack.addresses.grpc, stack.addresses.broker, stack.addresses.http or "", console
         )

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.ops.thresholds import AlertSettings
-from online_models.reward import RewardTable
+from online_models.reward_table import RewardTable
 from serving.settings import ServingSettings
 
 SECRET = re.compile("password|secret|token|jaas|key.pem|keytab", re.IGNORECASE)
@@ -160,6 +160,34 @@ class OpsSettings(Section):
     runbooks: Path | None = Field(None, description="folder of runbooks; empty: docs/runbooks")
 
 
+class AgentsSettings(Section):
+    """The Faust agents: views of what happened, for those on call."""
+
+    enabled: bool = Field(False, description="whether `headrace up` runs them: 170 MB")
+    port: int = Field(0, ge=0, le=65_535, description="of the views, on loopback; 0: a free one")
+    exposure_days: int = Field(2, ge=1, le=13, description="days of exposures, today included")
+    max_replay: int = Field(
+        50_000, ge=1_000, le=100_000_000, description="impressions read again at a start"
+    )
+    stall_s: float = Field(
+        30.0, ge=1, le=3_600, description="a partition behind that does not move for so long"
+    )
+
+
+class TracingSettings(Section):
+    """OpenTelemetry spans. Off without `endpoint`: nothing of it is imported then."""
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(|console|file:.+|https?://.+)$",
+        description="OTLP over HTTP; `console` or file:PATH: lines of JSON; empty: off",
+    )
+    sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="of traces that begin here; clients' own traces as they say"
+    )
+    max_queue: int = Field(2_048, ge=16, le=65_536, description="spans that wait; more are dropped")
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
@@ -172,6 +200,7 @@ class MetricsSettings(Section):
     archive_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     learning_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
     attribution_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
+    agents_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
 
 
 class Settings(BaseSettings):
@@ -189,12 +218,14 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     learning: LearningSettings = LearningSettings()
     attribution: AttributionSettings = AttributionSettings()
+    agents: AgentsSettings = AgentsSettings()
     metrics: MetricsSettings = MetricsSettings()
     ops: OpsSettings = OpsSettings()
     alerts: AlertSettings = AlertSettings()
     kafka_home: Path | None = Field(
         None, description="folder of an Apache Kafka; empty: what `headrace kafka install` fetched"
     )
+    tracing: TracingSettings = TracingSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
 
@@ -211,6 +242,10 @@ class Settings(BaseSettings):
     def lake(self) -> Path:
         """The folder of the lake."""
         return self.archive.folder or self.home / "lake"
+
+    def bundles(self) -> Path:
+        """The folder of the bundles of this machine."""
+        return self.home / "bundles"
 
     def environment(self) -> dict[str, str]:
         """The variables from which a child process reads these very settings."""

@@ -28,7 +28,14 @@ from features.log import OffsetGoneError
 from features.redis_store import RedisLink
 from infra import topics
 from infra.apache import ApacheKafka, apache_kafka, durable_redis, lasting
-from infra.embedded import ChildServer, EmbeddedBroker, EmbeddedRedis, StartError, free_port
+from infra.embedded import (
+    LOOPBACK,
+    ChildServer,
+    EmbeddedBroker,
+    EmbeddedRedis,
+    StartError,
+    free_port,
+)
 from infra.settings import KafkaSettings, Settings
 from streams.preparation import read_marker
 
@@ -50,6 +57,7 @@ class Addresses:
     grpc: str
     http: str | None = None  # the JSON door
     lake: str | None = None
+    agents: str | None = None  # views of the Faust agents
     metrics: dict[str, str] = field(default_factory=dict)
 
 
@@ -187,6 +195,18 @@ class Stack:
         self.addresses.metrics["learning"] = self._metrics_url(port)
         environment = {"HEADRACE_METRICS__LEARNING_PORT": str(port)}
         self._start("learning", ["stream", "learning"], environment)
+
+    def start_agents(self) -> None:
+        """Starts the Faust agents and waits until their views are made."""
+        port = self._settings.metrics.agents_port or free_port()
+        views = self._settings.agents.port or free_port()
+        self.addresses.agents = f"http://{LOOPBACK}:{views}"
+        self.addresses.metrics["agents"] = self._metrics_url(port)
+        environment = {
+            "HEADRACE_METRICS__AGENTS_PORT": str(port),
+            "HEADRACE_AGENTS__PORT": str(views),
+        }
+        self._start("agents", ["stream", "agents"], environment)
 
     def _metrics_url(self, port: int) -> str:
         host = self._settings.metrics.host
@@ -339,8 +359,3 @@ def is_ready(metrics_url: str) -> bool:
             return b"headrace_ready 1.0" in answer.read()
     except OSError:
         return False
-
-
-def bundles_folder(settings: Settings) -> Path:
-    """Where bundles of models lie on this machine."""
-    return settings.home / "bundles"

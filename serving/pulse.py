@@ -13,7 +13,8 @@ import structlog
 from confluent_kafka import Consumer, KafkaException
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig, RedisLink, packed
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, packed
 from serving import metrics
 
 EVERY_S: Final = 1.0

@@ -1,9 +1,11 @@
-"""What learning has found out, for people: drifts on the topic of versions, and metrics.
+"""What learning has found out, for people: drifts on two topics, and metrics.
 
-A drift is written under the name of its detector, so the topic holds the newest of each. A learner
-that starts again finds the drifts behind its last version anew and writes the same once more.
+On the topic of versions a drift is written under the name of its detector, so it holds the newest
+of each; among the site's events each stays for as long as events do. A learner that starts again
+finds the drifts behind its last version anew and writes the same once more.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -42,10 +44,12 @@ class LearningNews:
         writer: LogWriter,
         topic: str,
         monotonic_s: Callable[[], float],
+        events_topic: str = "",
     ) -> None:
         self._part = part
         self._writer = writer
         self._topic = topic
+        self._events_topic = events_topic
         self._monotonic_s = monotonic_s
         self._told_s = float("-inf")
 
@@ -67,6 +71,8 @@ class LearningNews:
     def _publish(self, drift: Drift) -> None:
         key = f"{KEY}/{drift.what}/{drift.segment}"
         self._writer.append(self._topic, key.encode(), encode_drift(drift))
+        if self._events_topic:
+            self._writer.append(self._events_topic, key.encode(), drift_event(drift))
         metrics.DRIFTS.labels(drift.what, drift.segment).inc()
         log.warning(
             "drift", what=drift.what, segment=drift.segment, offset=drift.offset,
@@ -79,3 +85,17 @@ class LearningNews:
                 metrics.ONLINE_LOSS.labels(found.series).set(found.log_loss)
                 metrics.ONLINE_AUC.labels(found.series).set(found.roc_auc)
                 metrics.ONLINE_CALIBRATION.labels(found.series).set(found.calibration_error)
+
+
+def drift_event(drift: Drift) -> bytes:
+    """A drift as an event of the site."""
+    return json.dumps(
+        {
+            "kind": KEY,
+            "what": drift.what,
+            "segment": drift.segment,
+            "offset": drift.offset,
+            "before": drift.before,
+            "after": drift.after,
+        }
+    ).encode()

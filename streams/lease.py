@@ -24,7 +24,8 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.redis_store import LOST, RedisConfig, note_error
+from features.redis_config import RedisConfig
+from features.redis_store import LOST, note_error
 from streams import metrics
 
 TTL_S = 5.0

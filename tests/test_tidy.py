@@ -19,6 +19,7 @@ PRINTING = {  # answers as JSON
     Path("infra/cli_learning.py"),
     Path("infra/cli_ops.py"),
     Path("infra/cli_rules.py"),
+    Path("infra/cli_running.py"),
     Path("infra/cli_serving.py"),
     Path("infra/demo.py"),
 }

@@ -18,7 +18,6 @@ from infra.console.watch import Watch
 from infra.ops.dead_letters import letter_of
 from infra.ops.lag import flows_of
 from infra.settings import Settings
-from infra.stack import bundles_folder
 
 KEPT_EVENTS: Final = 500
 SELDOM_S: Final = 5.0
@@ -48,7 +47,7 @@ class Sources:
         )
         events = TopicTail(config, prefix + topics.OPS_EVENTS, KEPT_EVENTS, event_in)
         self.events: Watch[tuple[Event, ...]] = self._add("events", events.look, events.close)
-        folder = bundles_folder(settings)
+        folder = settings.bundles()
         self.bundles: Watch[BundlesSeen] = self._add(
             "bundles", lambda: bundles_in(folder), None, SELDOM_S
         )

@@ -20,6 +20,7 @@ from features.learning_codec import decode_drift, decode_learning_record, decode
 from features.log import CONTENT_TYPE, JSON_TYPE
 from features.model_snapshot import SnapshotError
 from infra import topics
+from streams.ops_views import event_of
 
 SHOWN_BYTES: Final = 64  # of what cannot be decoded
 DRIFT_KEY: Final = b"drift"
@@ -107,6 +108,13 @@ def _dead_letter(record: Message) -> Values:
     }
 
 
+def _ops_event(record: Message) -> Values:
+    found = event_of(record.value())
+    if found is None:
+        raise ValueError("record is no JSON object with a kind")
+    return found
+
+
 def _unknown(record: Message) -> Values:
     raise ValueError(f"{record.topic()} is no topic of Headrace")
 
@@ -119,6 +127,7 @@ _DECODERS: Final[Mapping[str, Callable[[Message], Values]]] = {
     topics.ITEM_UPDATES: _item_update,
     topics.MODELS: _model,
     topics.DEAD_LETTERS: _dead_letter,
+    topics.OPS_EVENTS: _ops_event,
     topics.RULES: lambda record: asdict(decode_rule(record.value() or b"")),
     topics.RULE_CHANGES: lambda record: asdict(decode_rule(record.value() or b"")),
     topics.ERASURES: lambda record: asdict(

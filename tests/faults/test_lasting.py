@@ -14,7 +14,7 @@ import redis
 from features.events import Interaction
 from features.ids import viewer_hash
 from features.log import LogConfig, end_offsets
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import TABLES, USERS
 from features.vocabulary import EventType
 from infra.apache import REDIS_MAY_LOSE_S, DurableRedis

@@ -8,7 +8,7 @@ import pytest
 from features.decode import decode_records
 from features.events import kind_of
 from features.log import CONTENT_TYPE, JSON_TYPE, LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.ops.scrape import samples_of
 from tests.faults.load import recent_interactions
 from tests.flows import FeaturesSite, wait_until

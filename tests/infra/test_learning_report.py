@@ -13,6 +13,7 @@ from infra.learning_report import read_report, show_report
 from online_models.evaluation import Figures
 from streams import metrics
 from streams.learning_news import LearningNews
+from streams.ops_views import OpsEventView, Seen
 from tests.infra.test_models_cli import publisher_of
 from tests.outcomes import LearningSite, batch_of, random_outcomes
 
@@ -45,7 +46,8 @@ def site(broker, redis_url, topic_prefix, tmp_path):
 def test_drifts_are_published_each_once_and_figures_once_a_second(site):
     part, now_s = Measured([RISE, LOSS]), [10.0]
     writer = LogWriter(site.log)
-    news = LearningNews(lambda _: part, writer, site.topic("models"), lambda: now_s[0])
+    names = site.topic("models"), site.topic("ops-events")
+    news = LearningNews(lambda _: part, writer, names[0], lambda: now_s[0], names[1])
     news({})
     news({})
     part.events.append(LATER)
@@ -61,6 +63,11 @@ def test_drifts_are_published_each_once_and_figures_once_a_second(site):
         (b"drift/log_loss/all", LOSS),
         (b"drift/label_rate/arm:new", LATER),
     ]
+    view = OpsEventView()
+    for record in read_to_end(site.log, names[1]):
+        view.take(Seen(0, record.offset(), record.timestamp()[1], record.key(), record.value()))
+    told = [(drift["what"], drift["offset"]) for drift in view.drifts()["drifts"]]
+    assert told == [(drift.what, drift.offset) for drift in (LATER, LOSS, RISE)]
     assert part.figures_asked == 2
     assert metrics.ONLINE_AUC.labels("click_model")._value.get() == 0.7
 

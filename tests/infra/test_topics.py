@@ -15,6 +15,7 @@ from infra.topics import (
     INTERACTIONS,
     ITEM_UPDATES,
     MODELS,
+    OPS_EVENTS,
     OUTCOMES,
     REDRIVES,
     RULE_CHANGES,
@@ -90,6 +91,7 @@ def test_topics_are_created_once_however_often_it_is_asked(
         REDRIVES: 1,
         RULES: 1,
         RULE_CHANGES: 1,
+        OPS_EVENTS: 1,
     }
 
 

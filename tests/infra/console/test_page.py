@@ -22,7 +22,7 @@ from features.codec import encode_interaction
 from features.events import Interaction
 from features.ids import viewer_hash
 from features.log import LogConfig, end_offsets, read_to_end
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import USERS
 from features.vocabulary import EventType
 from infra.embedded import ChildServer, EmbeddedRedis, free_port

@@ -34,7 +34,8 @@ PLACES = {
 def command_lines(text: str) -> Iterator[list[str]]:
     """Words of every line of headrace in blocks of commands, examples in the place of names."""
     lines = [line for block in FENCE.findall(text) for line in block.splitlines()]
-    for line in [*lines, *INDENTED.findall(text), *INLINE.findall(text)]:
+    named = [line for line in INLINE.findall(text) if len(line.split()) > 3]  # not a mere name
+    for line in [*lines, *INDENTED.findall(text), *named]:
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words.pop(0)
