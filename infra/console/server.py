@@ -22,6 +22,7 @@ from infra.settings import Settings
 from infra.telemetry import READY
 
 POLL_S: Final = 0.1
+OTHER_CONNECTIONS: Final = 64  # beside the streams: browsers keep several, each for 15 s
 CURRENT_S: Final = 15.0  # without a new snapshot for so long, /healthz says so
 
 log = structlog.get_logger(__name__)
@@ -120,7 +121,7 @@ def _config(app: object, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=4 * settings.ops.max_streams,
+        limit_concurrency=settings.ops.max_streams + OTHER_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=1,
     )
