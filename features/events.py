@@ -179,8 +179,8 @@ def kind_of(reason: str) -> str:
 
     >>> kind_of("interaction.rating must be within 0..10; got 42.0")
     'interaction.rating must be within 0..10'
-    >>> kind_of("record is not an Interaction as protobuf: Error parsing message")
-    'record is not an Interaction as protobuf'
+    >>> kind_of("record is not a Interaction as protobuf: Error parsing message")
+    'record is not a Interaction as protobuf'
     """
     return re.split("[;:]", reason, maxsplit=1)[0][:MAX_KIND]
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from prometheus_client import REGISTRY, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector, CollectorRegistry
 
 AGE_NAME: Final = "headrace_source_age_seconds"
@@ -142,5 +141,5 @@ def switch_off(*modules: ModuleType) -> None:
 
 def is_metric(value: object) -> bool:
     """Whether this is a metric, or one series of a metric."""
-    is_series = hasattr(value, "observe") and not isinstance(value, type)
-    return is_series or isinstance(value, MetricWrapperBase | Collector)
+    tells = hasattr(value, "collect") or hasattr(value, "observe")
+    return tells and not isinstance(value, type)

@@ -19,6 +19,7 @@ from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, TABLES, USER
 from infra import topics
 from infra.settings import Settings
 from infra.telemetry import READY
+from infra.tracing import tracing
 from streams.catalogue import TitleFollower
 from streams.erasures import LedgerFollower
 from streams.features import FlowParts, Topics, build_flow
@@ -28,6 +29,7 @@ from streams.preparation import Site, prepare_store
 from streams.progress import Progress
 from streams.row_writer import RowWriter
 from streams.runner import ALONE, Cluster, run_flow
+from streams.tracing import FlowTraces
 from streams.warm_up import warm_up
 
 log = structlog.get_logger(__name__)
@@ -63,6 +65,7 @@ def features_flow(
     cluster: Cluster = ALONE,
     at_end: list[Callable[[], None]] | None = None,
     progress: Progress | None = None,
+    traces: FlowTraces | None = None,
 ) -> Dataflow:
     """The features flow against the settings' log, with rows by way of `writer`.
 
@@ -120,6 +123,7 @@ def features_flow(
             at_end=[] if at_end is None else at_end,
             progress=Progress() if progress is None else progress,
             is_watched=settings.metrics.enabled,
+            traces=traces,
         )
     )
 
@@ -135,11 +139,12 @@ def run_features_flow(settings: Settings, stop: Event, cluster: Cluster = ALONE)
     warm_up()
     is_first = cluster.process == 0
     held = Lease(settings.redis.config(), give_up=stop.is_set) if is_first else nullcontext()
-    with held as lease:
+    with held as lease, tracing(settings.tracing, "features") as tracer:
+        traces = None if tracer is None else FlowTraces(tracer)
         check = (lambda: None) if lease is None else lease.check
         loss: RowsLostError | None = None
         while True:
-            loss = _run_until_loss(settings, stop, check, loss, cluster)
+            loss = _run_until_loss(settings, stop, check, loss, cluster, traces)
             if loss is None:
                 return
             gc.collect()  # the rows that the flow held
@@ -158,6 +163,7 @@ def _run_until_loss(
     check: Callable[[], None],
     loss: RowsLostError | None,
     cluster: Cluster,
+    traces: FlowTraces | None,
 ) -> RowsLostError | None:
     """Prepares the store and runs the flow once; why it has to begin anew, None at its end."""
     generation = prepare_store(
@@ -167,10 +173,10 @@ def _run_until_loss(
     progress = Progress()
     writer = RowWriter(
         settings.redis.config(), stop.is_set, generation, is_alone=is_alone,
-        stored=progress.stored,
+        stored=progress.stored, traces=traces,
     )  # fmt: skip
     at_end: list[Callable[[], None]] = [partial(_outlast, writer, settings.redis.may_lose_s)]
-    flow = features_flow(settings, stop, writer, check, cluster, at_end, progress)
+    flow = features_flow(settings, stop, writer, check, cluster, at_end, progress, traces)
     READY.set(1)
     try:
         run_flow(flow, settings.stream.epoch_s, cluster, at_end)

@@ -90,6 +90,7 @@ KNOWN_TROUBLES = {
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
     "infra.models": ("ModelsError",),
+    "infra.ops.restart": ("RestartError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
     "infra.rules": ("RuleNotFoundError",),

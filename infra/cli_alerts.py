@@ -21,11 +21,21 @@ FIRING = 2  # exit code
 
 
 @alerts_app.command("list")
-def list_alerts(as_json: JsonFlag = False) -> None:
+def list_alerts(
+    as_json: JsonFlag = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="the table of docs/alerts.md")
+    ] = False,
+) -> None:
     """Every alert, by the thresholds that are in force: how bad, after how long, which runbook."""
     from infra.ops.alerts import alerts_of
 
     found = alerts_of(Settings().alerts)
+    if markdown:
+        from infra.ops.rules import as_markdown
+
+        sys.stdout.write(as_markdown(found))
+        return
     if as_json:
         rows = [
             {

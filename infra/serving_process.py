@@ -26,6 +26,7 @@ from infra.overlays import overlay_of, readers
 from infra.settings import Settings
 from infra.stack import bundles_folder
 from infra.telemetry import READY
+from infra.tracing import tracer_of
 from serving.admin import AdminServicer, Eraser
 from serving.answers import Answers
 from serving.bundle import Bundle, BundleError, load_current
@@ -56,6 +57,7 @@ from serving.servicer import IngestServicer, RecommendationServicer
 from serving.slate import NO_FILTERS, Decision, Filters, Query, Viewer
 from serving.slate_cache import SlateCache
 from serving.slate_watch import SlateWatch
+from serving.tracing import CallTraces
 from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
 from serving.wire import encode_decision
@@ -158,6 +160,7 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     tracker, recorder, ledger_writer = _writers(site, freshness)
     _watch(site, recommender, slates)
     record = _recording(site, recorder, freshness, slates)
+    traces = _traces(site)
     cache = _cache(settings, recommender)
     repeats = Repeats(
         cache,
@@ -184,8 +187,9 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
         pages=PageTokens.of(serving, WallClock()),
         answers=Answers.of(serving, _shared_answers(site)),
         repeats=repeats,
+        traces=traces,
     )
-    ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s)
+    ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s, traces=traces)
     admin = _admin(settings, tracker, ledger_writer, rules, guard)
     return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
 
@@ -219,6 +223,15 @@ def _watch(site: _Site, recommender: Recommender, slates: SlateWatch) -> None:
     pulse.start()
     for end in (redis.close, kafka.close, pulse.stop):  # called the last one first
         site.ending.callback(end)
+
+
+def _traces(site: _Site) -> CallTraces | None:
+    """What makes spans of calls; None where tracing is off."""
+    tracer = tracer_of(site.settings.tracing, "serve")
+    if tracer is None:
+        return None
+    site.ending.callback(tracer.close)
+    return CallTraces(tracer)
 
 
 def _shared_answers(site: _Site) -> RedisAnswers | None:

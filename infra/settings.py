@@ -174,6 +174,20 @@ class AgentsSettings(Section):
     )
 
 
+class TracingSettings(Section):
+    """OpenTelemetry spans. Off without `endpoint`: nothing of it is imported then."""
+
+    endpoint: str = Field(
+        "",
+        pattern=r"^(|console|file:.+|https?://.+)$",
+        description="OTLP over HTTP; `console` or file:PATH: lines of JSON; empty: off",
+    )
+    sample_ratio: float = Field(
+        0.1, ge=0, le=1, description="of traces that begin here; clients' own traces as they say"
+    )
+    max_queue: int = Field(2_048, ge=16, le=65_536, description="spans that wait; more are dropped")
+
+
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
@@ -211,6 +225,7 @@ class Settings(BaseSettings):
     kafka_home: Path | None = Field(
         None, description="folder of an Apache Kafka; empty: what `headrace kafka install` fetched"
     )
+    tracing: TracingSettings = TracingSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
 

@@ -27,7 +27,7 @@ from redis import RedisError
 from features.log import OffsetGoneError
 from features.redis_store import RedisLink
 from infra import topics
-from infra.apache import ApacheKafka, DurableRedis, apache_kafka, durable_redis, lasting
+from infra.apache import ApacheKafka, apache_kafka, durable_redis, lasting
 from infra.embedded import (
     LOOPBACK,
     ChildServer,
@@ -241,13 +241,13 @@ class Stack:
     def watch(self) -> None:
         """Starts what has ended again, after a growing pause. Call it about once a second.
 
-        Raises StartError when the embedded broker or Redis has ended: the log is gone, so the
-        whole stack must start anew.
+        Raises StartError when the embedded broker has ended: the log is gone, so the whole stack
+        must start anew. Rows that an embedded Redis has lost, the flow has in memory or the log.
         """
         for server in self._servers():
             if server.is_alive():
                 continue
-            if not isinstance(server, ApacheKafka | DurableRedis):
+            if isinstance(server, EmbeddedBroker):
                 raise StartError(f"{server.name} has ended; its data is gone: start the stack anew")
             self._restart(server.name, server)
         for name, process in self._processes.items():

@@ -3,16 +3,88 @@
 import errno
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 import structlog
-from prometheus_client import Gauge, start_http_server
+from prometheus_client import Counter, Gauge, start_http_server
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 READY = Gauge("headrace_ready", "1 when the process does its work, 0 while it starts or ends")
 BUILD = Gauge("headrace_build_info", "1 for the version of Headrace that runs", ["version"])
 
+LINES_DROPPED = Counter(
+    "headrace_log_lines_dropped", "Lines of log that were too many, by what they tell", ["event"]
+)
+
+LINES_AT_ONCE: Final = 20  # of an event
+LINES_A_SECOND: Final = 2.0  # of an event, after that
+MAX_EVENTS: Final = 256  # that are told apart; further ones share one allowance
 PORT_WAIT_S = 10.0  # a process that was killed may hold its port for a moment
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """Lines that an event may still have, as a token bucket, and how many were dropped."""
+
+    tokens: float
+    at_s: float
+    dropped: int = 0
+
+
+class BoundedLines:
+    """A structlog processor: however often an event is logged, few lines of it are written.
+
+    The next line that is written says in `dropped_before` how many were not. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        burst: int = LINES_AT_ONCE,
+        per_s: float = LINES_A_SECOND,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._monotonic_s = monotonic_s
+        self._allowances: dict[str, _Allowance] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        _: structlog.types.WrappedLogger,
+        __: str,
+        fields: structlog.types.EventDict,
+    ) -> structlog.types.EventDict:
+        """The line as it came, or DropEvent."""
+        event = str(fields.get("event"))
+        with self._lock:
+            if event not in self._allowances and len(self._allowances) >= MAX_EVENTS:
+                event = "(other)"
+            dropped = self._dropped_before(event)
+        if dropped is None:
+            LINES_DROPPED.labels(event).inc()
+            raise structlog.DropEvent
+        if dropped:
+            fields["dropped_before"] = dropped
+        return fields
+
+    def _dropped_before(self, event: str) -> int | None:
+        """How many lines were dropped since the last one; None where this one is, too."""
+        now_s = self._monotonic_s()
+        allowance = self._allowances.setdefault(event, _Allowance(self._burst, now_s))
+        refilled = allowance.tokens + self._per_s * (now_s - allowance.at_s)
+        allowance.tokens, allowance.at_s = min(refilled, self._burst), now_s
+        if allowance.tokens < 1:
+            allowance.dropped += 1
+            return None
+        allowance.tokens -= 1
+        dropped, allowance.dropped = allowance.dropped, 0
+        return dropped
 
 
 def configure_logging(process: str) -> None:
@@ -23,6 +95,7 @@ def configure_logging(process: str) -> None:
     )
     structlog.configure(
         processors=[
+            BoundedLines(),  # first: a line that is dropped costs little
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

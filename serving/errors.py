@@ -28,6 +28,9 @@ from serving.rules.editor import BadRuleError, TooManyRulesError
 from serving.slate import UnknownItemError
 from serving.track import BadInteractionError, LogUnavailableError, TooManyInFlightError
 
+MAX_NAME: Final = 128  # characters of an id in a line of log
+MAX_REASON: Final = 200
+
 log = structlog.get_logger(__name__)
 
 Handler = Any  # grpc.RpcMethodHandler: its stubs do not say what it is made of
@@ -78,13 +81,36 @@ STATUSES: Final[dict[type[Exception], grpc.StatusCode]] = {
 }
 
 
-def status_of(error: Exception, method: str) -> tuple[grpc.StatusCode, str]:
+Names = dict[str, str]  # of a call, as lines of log have them: request_id, event_id
+
+
+def names_of(request: Any) -> Names:
+    """By what a request is found again in the log; nothing that names a viewer."""
+    event_id = getattr(getattr(request, "interaction", None), "event_id", "")
+    names = {"request_id": getattr(request, "request_id", ""), "event_id": event_id}
+    return {name: str(value)[:MAX_NAME] for name, value in names.items() if value}
+
+
+def tell_refused(method: str, code: grpc.StatusCode, message: str, names: Names) -> None:
+    """A line about a call that was refused or has failed; without the value that was wrong."""
+    reason = message.partition("; got")[0][:MAX_REASON]
+    log.info("call_refused", method=method, code=code.name, reason=reason, **names)
+
+
+def tell_slow(method: str, seconds: float, names: Names) -> None:
+    """A line about a call that took long."""
+    log.warning("call_slow", method=method, seconds=round(seconds, 3), **names)
+
+
+def status_of(
+    error: Exception, method: str, names: Names | None = None
+) -> tuple[grpc.StatusCode, str]:
     """The status and the message that a client gets for an error."""
     code = STATUSES.get(type(error))
     if code is not None:
         return code, str(error)
     error_id = uuid.uuid4().hex[:12]
-    log.error("call_failed", method=method, error_id=error_id, exc_info=error)
+    log.error("call_failed", method=method, error_id=error_id, exc_info=error, **(names or {}))
     return grpc.StatusCode.INTERNAL, f"internal error {error_id}; the server's log says more"
 
 
@@ -102,7 +128,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     interceptor further in that decides by call still decides each one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slow_s: float = float("inf")) -> None:
+        self._slow_s = slow_s
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     async def intercept_service(
@@ -117,12 +144,12 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         method = handler_call_details.method
         inner, wrapped = self._wrapped.get(method, (None, None))
         if inner is not handler:
-            wrapped = _guarded(handler, method)
+            wrapped = _guarded(handler, method, self._slow_s)
             self._wrapped[method] = handler, wrapped
         return wrapped
 
 
-def _guarded(handler: Handler, method: str) -> Handler:
+def _guarded(handler: Handler, method: str, slow_s: float) -> Handler:
     """The handler with `_Outcomes` around it, of the same kind."""
     kind = ("stream" if handler.request_streaming else "unary") + (
         "_stream" if handler.response_streaming else "_unary"
@@ -131,7 +158,8 @@ def _guarded(handler: Handler, method: str) -> Handler:
     if inspect.isasyncgenfunction(inner):
         behaviour = _guarded_generator(inner, method)
     else:
-        behaviour = _guarded_coroutine(inner, method, is_timed=not handler.response_streaming)
+        is_timed = not handler.response_streaming
+        behaviour = _guarded_coroutine(inner, method, slow_s, is_timed=is_timed)
     make = getattr(grpc, f"{kind}_rpc_method_handler")
     return make(
         behaviour,
@@ -164,17 +192,17 @@ async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield _readable(request)
 
 
-def _guarded_coroutine(inner: Any, method: str, *, is_timed: bool) -> Any:
-    outcomes = _Outcomes(method, is_timed=is_timed)
+def _guarded_coroutine(inner: Any, method: str, slow_s: float, *, is_timed: bool) -> Any:
+    outcomes = _Outcomes(method, slow_s, is_timed=is_timed)
 
     async def call(request: Any, context: Context) -> Any:
         started_s = time.perf_counter()
         try:
             answer = await inner(_readable(request), context)
         except BaseException as error:
-            await outcomes.failed(error, context, started_s)
+            await outcomes.failed(error, context, started_s, request)
             raise
-        outcomes.succeeded(started_s)
+        outcomes.succeeded(started_s, request)
         return answer
 
     return call
@@ -189,9 +217,9 @@ def _guarded_generator(inner: Any, method: str) -> Any:
             async for answer in inner(_readable(request), context):
                 yield answer
         except BaseException as error:
-            await outcomes.failed(error, context, started_s)
+            await outcomes.failed(error, context, started_s, request)
             raise
-        outcomes.succeeded(started_s)
+        outcomes.succeeded(started_s, request)
 
     return call
 
@@ -199,34 +227,45 @@ def _guarded_generator(inner: Any, method: str) -> Any:
 class _Outcomes:
     """What becomes of the calls of a method: counted, measured, and a status on an error."""
 
-    def __init__(self, method: str, *, is_timed: bool) -> None:
+    def __init__(self, method: str, slow_s: float = float("inf"), *, is_timed: bool) -> None:
         self._method = method
+        self._slow_s = slow_s
         self._ok = metrics.REQUESTS.labels(method, grpc.StatusCode.OK.name)
         self._latency = metrics.LATENCY.labels(method) if is_timed else None
 
-    def succeeded(self, started_s: float) -> None:
+    def succeeded(self, started_s: float, request: Any) -> None:
         """Notes a call that was answered."""
         self._ok.inc()
-        self._measure(started_s)
+        seconds = self._measure(started_s)
+        if seconds > self._slow_s:
+            tell_slow(self._method, seconds, names_of(request))
 
-    async def failed(self, error: BaseException, context: Context, started_s: float) -> None:
+    async def failed(
+        self, error: BaseException, context: Context, started_s: float, request: Any
+    ) -> None:
         """Notes a call that was not, and ends it with a status where it has none yet."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             self._count(grpc.StatusCode.CANCELLED, started_s)
         elif isinstance(error, grpc.aio.AbortError):
             self._count(_named(context.code()), started_s)
         elif isinstance(error, Exception):
-            code, message = status_of(error, self._method)
+            names = names_of(request)
+            code, message = status_of(error, self._method, names)
             self._count(code, started_s)
+            tell_refused(self._method, code, message, names)
             await context.abort(code, message, retry_metadata(error))
 
     def _count(self, code: grpc.StatusCode, started_s: float) -> None:
         metrics.REQUESTS.labels(self._method, code.name).inc()
         self._measure(started_s)
 
-    def _measure(self, started_s: float) -> None:
-        if self._latency is not None:
-            self._latency.observe(time.perf_counter() - started_s)
+    def _measure(self, started_s: float) -> float:
+        """Seconds since then, noted; 0 for streams, which last as long as their clients like."""
+        if self._latency is None:
+            return 0.0
+        seconds = time.perf_counter() - started_s
+        self._latency.observe(seconds)
+        return seconds
 
 
 def _named(code: object) -> grpc.StatusCode:

@@ -170,7 +170,8 @@ class Server:
         )
         make: Any = LeanServer if settings.transport == "lean" else grpc.aio.server
         self._server: Any = make(
-            interceptors=[watchful, StatusInterceptor()], options=channel_options(settings)
+            interceptors=[watchful, StatusInterceptor(settings.slow_call_ms / 1_000)],
+            options=channel_options(settings),
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._cleanup = ExitStack()

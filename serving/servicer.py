@@ -9,27 +9,33 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
+import structlog
 from headrace.v1 import ingest_pb2, recommender_pb2
 from headrace.v1.ingest_pb2_grpc import IngestServiceServicer
 from headrace.v1.recommender_pb2_grpc import RecommendationServiceServicer
 
 from features.clock import Clock
 from features.position import Position
+from features.tracing import Span
 from serving import metrics, wire
 from serving.answers import Answers, Asked
-from serving.errors import DeadlineSpentError, SilentStreamError, status_of
+from serving.errors import DeadlineSpentError, SilentStreamError, names_of, status_of
 from serving.pages import FIRST, Page, PageTokens, content_digest, shown_of, whole_digest
 from serving.repeats import Again, Repeats
-from serving.slate import Decision, Query, Recommends, Slate, Viewer
+from serving.slate import Decision, Query, Recommends, Viewer
 from serving.slate_cache import Ids, Key
+from serving.tracing import CallTraces
 from serving.track import BadInteractionError, Tracked, Tracker, Underway
 from serving.viewers import ViewerReader
 
 MAX_REFUSALS: Final = 100  # listed; all are counted
+TRACED: Final = 32  # events of one sampled stream that get a span each
 WINDOW: Final = 256  # events of one stream on their way to the log
 RESERVE_S: Final = 0.01  # of a call's time, kept for the answer itself
 
 Context = Any  # grpc.aio.ServicerContext[...]
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -61,28 +67,51 @@ class _Tally:
 class IngestServicer(IngestServiceServicer):
     """Writes what producers send. A stream may pause for `stream_idle_s`, not for longer."""
 
-    def __init__(self, tracker: Tracker, *, stream_idle_s: float = 30.0) -> None:
+    def __init__(
+        self, tracker: Tracker, *, stream_idle_s: float = 30.0, traces: CallTraces | None = None
+    ) -> None:
         self._tracker = tracker
         self._stream_idle_s = stream_idle_s
+        self._traces = traces
 
     async def Track(  # noqa: N802
         self, request: ingest_pb2.TrackRequest, context: Context
     ) -> ingest_pb2.TrackResponse:
         """One event, answered for when the log has it."""
-        interaction = wire.interaction_of(request)
-        tracked = await self._tracker.track(interaction, _remaining_s(context) - RESERVE_S)
+        if self._traces is None:
+            tracked = await self._track(request, context)
+        else:
+            with self._traces.call("Track", context) as span:
+                tracked = await self._track(request, context, span)
+                if span is not None:
+                    span.note(event_id=tracked.event_id)
+                    self._traces.remember(tracked.position, span)
         return wire.track_response(tracked.event_id, tracked.position)
+
+    async def _track(
+        self, request: ingest_pb2.TrackRequest, context: Context, span: Span | None = None
+    ) -> Tracked:
+        interaction = wire.interaction_of(request)
+        return await self._tracker.track(interaction, _remaining_s(context) - RESERVE_S, span)
 
     async def TrackMany(  # noqa: N802
         self,
         request_iterator: AsyncIterator[ingest_pb2.TrackRequest],
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> ingest_pb2.TrackManyResponse:
         """Many events; a bad one is refused, a log that is away ends the stream.
 
         After UNAVAILABLE the producer sends all of them again: those that were written already
         take effect once, by their event_id.
         """
+        if self._traces is None:
+            return await self._track_many(request_iterator)
+        with self._traces.call("TrackMany", context) as span:
+            return await self._track_many(request_iterator, span)
+
+    async def _track_many(
+        self, request_iterator: AsyncIterator[ingest_pb2.TrackRequest], span: Span | None = None
+    ) -> ingest_pb2.TrackManyResponse:
         tally, underway = _Tally(), deque[Underway]()
         async for index, request in _numbered(request_iterator, self._stream_idle_s):
             try:
@@ -90,7 +119,8 @@ class IngestServicer(IngestServiceServicer):
             except BadInteractionError as error:
                 tally.refuse(index, str(error))
                 continue
-            underway.append(await self._tracker.begin(interaction))
+            traced = span if index < TRACED else None
+            underway.append(await self._tracker.begin(interaction, traced))
             if len(underway) >= WINDOW:
                 tally.accept(await self._tracker.settled(underway.popleft()))
         for event in underway:
@@ -125,7 +155,9 @@ class RecommendationServicer(RecommendationServiceServicer):
         pages: PageTokens | None = None,
         answers: Answers | None = None,
         repeats: Repeats | None = None,
+        traces: CallTraces | None = None,
     ) -> None:
+        self._traces = traces
         self._repeats = repeats
         self._recommender = recommender
         self._viewers = viewers
@@ -142,7 +174,11 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: recommender_pb2.RecommendRequest, context: Context
     ) -> bytes:
         """A RecommendResponse: a slate, from state that is as fresh as the answer says."""
-        return await self._answer(request, context)
+        if self._traces is None:
+            return await self._answer(request, context)
+        after = request.after if request.HasField("after") else None
+        with self._traces.call("Recommend", context, after) as span:
+            return await self._answer(request, context, span=span)
 
     async def RecommendBatch(  # noqa: N802
         self, request: recommender_pb2.RecommendBatchRequest, context: Context
@@ -154,7 +190,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             try:
                 return await self._answer(each, context, turn)
             except Exception as error:
-                code, message = status_of(error, "RecommendBatch")
+                code, message = status_of(error, "RecommendBatch", names_of(each))
                 return code.name, message
 
         requests = wire.batch_of(request)
@@ -209,15 +245,18 @@ class RecommendationServicer(RecommendationServiceServicer):
         request: recommender_pb2.RecommendRequest,
         context: Context,
         turn: asyncio.Lock | None = None,
+        span: Span | None = None,
     ) -> bytes:
         """The RecommendResponse to a request; one with an id is answered once.
 
         With a `turn`, answers of a batch are made one by one, and other calls between them.
         """
         query, digest = self._query_of(request)
+        if span is not None:
+            span.note(request_id=query.request_id)
 
         async def prepare() -> Callable[[], bytes]:
-            make = await self._prepared(query, digest, context)
+            make = await self._looked_up(query, digest, context, span)
             if turn is not None:
                 async with turn:
                     await asyncio.sleep(0)
@@ -238,6 +277,17 @@ class RecommendationServicer(RecommendationServiceServicer):
             page = self._pages.read(request.page_token, digest)
             query = replace(query, shown=page.shown, page_number=page.number)
         return query, digest
+
+    async def _looked_up(
+        self, query: Query, digest: bytes, context: Context, span: Span | None
+    ) -> Callable[[], bytes]:
+        if span is None:
+            return await self._prepared(query, digest, context)
+        reading = span.child("redis read", "client")
+        try:
+            return await self._prepared(query, digest, context)
+        finally:
+            reading.end()
 
     async def _prepared(self, query: Query, digest: bytes, context: Context) -> Callable[[], bytes]:
         """Looks for what an answer needs; what is returned makes it, and has it recorded."""
@@ -263,7 +313,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         decision = self._decide(query, viewer)
         started_s = time.perf_counter()
         state_age_ms = self._state_age_ms(viewer)
-        _count(decision.slate, state_age_ms)
+        _count(decision, state_age_ms)
         body = wire.answer_body(decision.slate, debug=query.debug)
         answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), body)
         shown = decision.shown = shown_of(decision.slate)
@@ -306,9 +356,11 @@ def _call(make: Callable[[], bytes]) -> bytes:
     return make()
 
 
-def _count(slate: Slate, state_age_ms: int) -> None:
-    for reason in slate.degraded:
-        metrics.DEGRADED.labels(reason).inc()
+def _count(decision: Decision, state_age_ms: int) -> None:
+    if missing := decision.slate.degraded:
+        for reason in missing:
+            metrics.DEGRADED.labels(reason).inc()
+        log.info("answer_degraded", request_id=decision.query.request_id, missing=missing)
     if state_age_ms != wire.UNKNOWN_VIEWER_MS:
         metrics.STATE_AGE.observe(state_age_ms / 1_000)
 

@@ -52,6 +52,7 @@ class ServingSettings(BaseModel):
     max_request_bytes: int = Field(262_144, ge=1_024, le=4_194_304)
     connection_idle_s: int = Field(300, ge=1, description="a connection without calls is closed")
     connection_age_s: int = Field(1_800, ge=1, description="a connection is renewed, for balance")
+    slow_call_ms: float = Field(500.0, gt=0, description="a call that takes longer is logged")
     stream_idle_s: float = Field(30.0, gt=0, le=3_600, description="longest pause of a stream")
     drain_notice_s: float = Field(0.0, ge=0, le=60, description="from NOT_SERVING to refusing")
     drain_grace_s: float = Field(5.0, ge=0, le=300, description="for calls that run at the end")

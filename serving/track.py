@@ -24,11 +24,13 @@ from features.log import (
     CONTENT_TYPE,
     PROTOBUF_TYPE,
     Delivered,
+    Headers,
     LogConfig,
     LogError,
     LogWriter,
 )
 from features.position import Position
+from features.tracing import TRACEPARENT, Span
 from features.vocabulary import EventType
 from serving import metrics
 from serving.slate import Decision
@@ -109,7 +111,14 @@ class SteadyWriter:
         """Starts the thread that serves acknowledgements; it sleeps until there is one."""
         self._thread.start()
 
-    def append(self, topic: str, key: bytes, value: bytes | None, delivered: Delivered) -> None:
+    def append(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes | None,
+        delivered: Delivered,
+        headers: Headers = HEADERS,
+    ) -> None:
         """Queues one record; `delivered` is called from some thread. Raises LogError."""
 
         def noted(position: Position | None, reason: str | None) -> None:
@@ -120,7 +129,7 @@ class SteadyWriter:
             delivered(position, reason)
 
         try:
-            self._writer.append(topic, key, value, headers=HEADERS, delivered=noted)
+            self._writer.append(topic, key, value, headers=headers, delivered=noted)
         except KafkaException:  # the record is queued; a report that was served meanwhile says so
             self._is_broken.set()
         except LogError as error:
@@ -231,8 +240,10 @@ class Tracker:
         with contextlib.suppress(LogError):  # whoever waited for the record has been told
             await asyncio.to_thread(self._writer.close, self._timeout_s)
 
-    async def track(self, interaction: Interaction, budget_s: float = float("inf")) -> Tracked:
-        """Writes one interaction and returns when the log has it.
+    async def track(
+        self, interaction: Interaction, budget_s: float = float("inf"), span: Span | None = None
+    ) -> Tracked:
+        """Writes one interaction and returns when the log has it. `span`: of whoever asks for it.
 
         Raises BadInteractionError, TooManyInFlightError at once and LogUnavailableError after
         `budget_s` or the tracker's own time-out.
@@ -243,7 +254,7 @@ class Tracker:
             raise TooManyInFlightError(
                 f"at most {self._max_in_flight} events may be on their way to the log; try later"
             )
-        underway = await self.begin(interaction)
+        underway = await self.begin(interaction, span)
         return await self.settled(underway, budget_s)
 
     def completed(self, interaction: Interaction) -> Interaction:
@@ -260,9 +271,10 @@ class Tracker:
             )
         return completed
 
-    async def begin(self, interaction: Interaction) -> Underway:
+    async def begin(self, interaction: Interaction, span: Span | None = None) -> Underway:
         """Hands a completed interaction to the log, as soon as there is room for it."""
         await self._room.acquire()
+        publish = None if span is None else span.child("interactions publish", "producer")
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Position | str] = loop.create_future()
         metrics.TRACK_IN_FLIGHT.inc()
@@ -272,7 +284,9 @@ class Tracker:
             self._room.release()
             metrics.TRACK_IN_FLIGHT.dec()
             metrics.TRACK_LATENCY.observe(time.perf_counter() - started_s)
-            self._note(answer)
+            self._note(answer, interaction.event_id)
+            if publish is not None:
+                _end(publish, answer)
             if isinstance(answer, Position):
                 self._acknowledged((interaction.user_id, interaction.profile_id), answer)
             if not outcome.done():
@@ -289,6 +303,7 @@ class Tracker:
                 interaction.user_id.encode(),
                 encode_interaction(interaction),
                 delivered,
+                HEADERS if publish is None else _traced(publish),
             )
         except LogError as error:
             settle(str(error))
@@ -307,14 +322,27 @@ class Tracker:
             raise LogUnavailableError("the log did not take the event; send it again")
         return Tracked(underway.event_id, answer)
 
-    def _note(self, answer: Position | str) -> None:
+    def _note(self, answer: Position | str, event_id: str) -> None:
         """Logs the beginning and the end of an outage, not each event of it."""
         failed = isinstance(answer, str)
         if failed and not self._is_away:
-            log.error("events_refused", reason=answer)
+            log.error("events_refused", reason=answer, event_id=event_id)
         elif self._is_away and not failed:
             log.info("events_taken_again")
         self._is_away = failed
+
+
+def _traced(span: Span) -> Headers:
+    """The headers of an event, with its trace: the flow goes on with it."""
+    return (*HEADERS, (TRACEPARENT, span.traceparent.encode()))
+
+
+def _end(span: Span, answer: Position | str) -> None:
+    if isinstance(answer, str):
+        span.fail("not acknowledged")
+    else:
+        span.note(topic=answer.topic, partition=answer.partition, offset=answer.offset)
+    span.end()
 
 
 class ImpressionRecorder:
@@ -362,28 +390,28 @@ class ImpressionRecorder:
         try:
             value = self._encode(decision)
             if not self._admit(len(value)):
-                self._drop("queue_full", "more decisions wait for the log than are kept")
+                self._drop("queue_full", "more decisions wait for the log than are kept", decision)
                 return
-            self._append(decision.query.user_id, value)
+            self._append(decision, value)
         except Exception:  # a decision must not cost the answer that it describes
-            log.exception("decision_not_recorded")
-            self._drop("error", "a decision could not be encoded")
+            log.exception("decision_not_recorded", request_id=decision.query.request_id)
+            self._drop("error", "a decision could not be encoded", decision)
 
-    def _append(self, user_id: str, value: bytes) -> None:
+    def _append(self, decision: Decision, value: bytes) -> None:
         size = len(value)
 
         def delivered(position: Position | None, reason: str | None) -> None:
             self._settle(size)
             if position is None:
-                self._drop("log", reason or "no reason given")
+                self._drop("log", reason or "no reason given", decision)
             else:
                 self._note_recorded()
 
         try:
-            self._writer.append(self._topic, user_id.encode(), value, delivered)
+            self._writer.append(self._topic, decision.query.user_id.encode(), value, delivered)
         except LogError as error:
             self._settle(size)
-            self._drop("log", str(error))
+            self._drop("log", str(error), decision)
 
     def _admit(self, size: int) -> bool:
         with self._lock:
@@ -401,14 +429,14 @@ class ImpressionRecorder:
             self._pending -= 1
             self._pending_bytes -= size
 
-    def _drop(self, cause: str, reason: str) -> None:
+    def _drop(self, cause: str, reason: str, decision: Decision) -> None:
         metrics.IMPRESSIONS_DROPPED.labels(cause).inc()
         with self._lock:
             self.dropped += 1
             self._dropped_in_a_row += 1
             is_first = self._dropped_in_a_row == 1
         if is_first:
-            log.warning("decisions_dropped", reason=reason)
+            log.warning("decisions_dropped", reason=reason, request_id=decision.query.request_id)
 
     def _note_recorded(self) -> None:
         metrics.IMPRESSIONS.inc()

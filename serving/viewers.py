@@ -64,17 +64,18 @@ class ViewerReader:
     async def read(self, query: Query, budget_s: float = float("inf")) -> Viewer:
         """The viewer of a query; waits for `query.after` at most `query.wait_ms` and `budget_s`."""
         id_ = viewer_hash(query.user_id, query.profile_id)
-        row, failed = await self._try(self._rows.read, id_)
+        row, failed = await self._try(self._rows.read, id_, query)
         if query.after is None:
             return Viewer(row, (REDIS,) if failed else ())
         if failed or self._includes(row, query.after):
             return _viewer(row, failed=failed, waited_s=0.0, included=not failed)
-        return await self._wait(id_, row, query.after, min(query.wait_ms / 1_000, budget_s))
+        limit_s = min(query.wait_ms / 1_000, budget_s)
+        return await self._wait(id_, row, query.after, limit_s, query)
 
     async def read_position(self, query: Query) -> RowPosition | None:
         """Where the row of a query's viewer stands; None for no row, and where the store fails."""
         id_ = viewer_hash(query.user_id, query.profile_id)
-        position, _ = await self._try(self._rows.read_position, id_)
+        position, _ = await self._try(self._rows.read_position, id_, query)
         return position
 
     def included(self, viewer: Viewer) -> tuple[Position, ...]:
@@ -84,7 +85,9 @@ class ViewerReader:
         row = viewer.row[0]
         return (Position(self._topic, int(row["partition"]), int(row["offset"])),)
 
-    async def _wait(self, id_: int, row: Rows | None, after: Position, limit_s: float) -> Viewer:
+    async def _wait(
+        self, id_: int, row: Rows | None, after: Position, limit_s: float, query: Query
+    ) -> Viewer:
         """Reads until the row includes `after`, the store fails or the time is up."""
         started_s = self._monotonic_s()
         pause_s, waited_s = FIRST_POLL_S, 0.0
@@ -92,7 +95,7 @@ class ViewerReader:
         while not (failed or included) and waited_s < limit_s:
             await asyncio.sleep(min(pause_s, limit_s - waited_s))
             pause_s = min(POLL_GROWTH * pause_s, LAST_POLL_S)
-            newer, failed = await self._try(self._rows.read, id_)
+            newer, failed = await self._try(self._rows.read, id_, query)
             row = row if failed else newer
             included = not failed and self._includes(row, after)
             waited_s = self._monotonic_s() - started_s
@@ -106,7 +109,7 @@ class ViewerReader:
         return after.is_included_in(at)
 
     async def _try(
-        self, read: Callable[[int], Awaitable[T | None]], id_: int
+        self, read: Callable[[int], Awaitable[T | None]], id_: int, query: Query
     ) -> tuple[T | None, bool]:
         """What is read of an id, and whether the store failed."""
         if self._is_resting():
@@ -114,7 +117,7 @@ class ViewerReader:
         try:
             found = await read(id_)
         except (redis.RedisError, OSError) as error:
-            self._note_failure(error)
+            self._note_failure(error, query)
             return None, True
         self._note_success()
         return found, False
@@ -129,11 +132,11 @@ class ViewerReader:
         self._try_again_s = now_s + self._rest_s
         return False
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: Exception, query: Query) -> None:
         metrics.REDIS_FAILURES.inc()
         note_error(error)
         if self._try_again_s is None:
-            log.warning("viewers_unreadable", reason=str(error))
+            log.warning("viewers_unreadable", reason=str(error), request_id=query.request_id)
         self._try_again_s = self._monotonic_s() + self._rest_s
 
     def _note_success(self) -> None:

@@ -27,4 +27,4 @@ class TitleFollower:
         try:
             self.titles.put(decode_catalog_item(value))
         except WireError as error:
-            log.warning("bad_catalog_record", reason=str(error))
+            log.warning("bad_catalog_record", reason=str(error), offset=record.offset())

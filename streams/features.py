@@ -47,6 +47,8 @@ from streams.kafka import CallSink, KafkaSink, KafkaSource, OutRecord, Records
 from streams.partition_tables import PartitionTables
 from streams.progress import Ends, Progress
 from streams.sharding import shard_keys
+from streams.tellings import tell_bad, tell_flagged
+from streams.tracing import FlowTraces
 from streams.write_order import (
     Answer,
     AnsweringShard,
@@ -113,6 +115,7 @@ class FlowParts:
     at_end: list[Callable[[], None]] = field(default_factory=list)  # once every worker has ended
     progress: Progress = field(default_factory=Progress)
     is_watched: bool = False  # whether lag is measured, by a thread
+    traces: FlowTraces | None = None  # of sampled events; None: nobody asks
     keys: tuple[str, ...] = field(init=False)  # of the shards, by worker
     tickets: Tickets = field(default_factory=Tickets, init=False)
 
@@ -246,13 +249,19 @@ class Decoder:
     def _decoded(self, records: Records) -> Iterator[Keyed | OutRecord]:
         parts = self._parts
         parts.refresh_titles()
+        start_ns = 0 if parts.traces is None else time.time_ns()
         decoded = decode_records(records)
+        if parts.traces is not None:
+            parts.traces.read(records, decoded, start_ns)
         for bad in decoded.bad:
             metrics.BAD_RECORDS.labels(kind_of(bad.reason)).inc()
             yield dead_letter(bad, parts.topics.dead_letters)
+        tell_bad(decoded.bad)
         events = decoded.events
+        tell_flagged(records, events, "event_clamped", (events["flags"] & CLAMPED) != 0)
         misrouted = events["key_hash"] % parts.n_partitions != events["partition"]
         if misrouted.any():
+            tell_flagged(records, events, "record_misrouted", misrouted)
             yield from self._move(records, events[misrouted])
             events = taken(events, ~misrouted)
         yield from self._erasures(events)

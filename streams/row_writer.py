@@ -27,6 +27,7 @@ from streams.features import RowWrites
 from streams.marker import Marker, RowsLostError, marker_key
 from streams.preparation import Generation
 from streams.progress import NOTHING_READ, Ends
+from streams.tracing import FlowTraces
 
 PING_EVERY_S = 0.2
 
@@ -72,8 +73,10 @@ class RowWriter:
         *,
         is_alone: bool = True,
         stored: Callable[[Ends], None] = lambda _: None,
+        traces: FlowTraces | None = None,
     ) -> None:
         """`stored` is told of the log which rows can be read."""
+        self._traces = traces
         self._generation = generation
         self._stored = stored
         self._is_alone = is_alone
@@ -112,6 +115,8 @@ class RowWriter:
             if rows:
                 commands += self._stores[table.letter].write_commands(joined(rows))
                 metrics.ROWS_WRITTEN.labels(table.letter).inc(sum(map(len, rows)))
+        if self._traces is not None:
+            self._traces.writing(batches)
         self._writes.begin(commands)
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
         for batch in batches:
@@ -130,6 +135,8 @@ class RowWriter:
     def _await_answers(self) -> None:
         begun_s = time.perf_counter()
         self._writes.settle()
+        if self._traces is not None:
+            self._traces.written()
         if self._newest_logged_at_ms:
             metrics.FLUSH_SECONDS.labels("redis").observe(time.perf_counter() - begun_s)
             age_s = max(time.time_ns() // 1_000_000 - self._newest_logged_at_ms, 0) / 1e3

@@ -6,7 +6,7 @@ from typing import Final
 
 from infra.console.processes import fetched
 
-VIEWS: Final = ("dead-letters", "drift", "experiments")
+VIEWS: Final = ("dead-letters", "experiments")
 
 
 def views_of(url: str) -> Mapping[str, object]:

@@ -58,7 +58,10 @@ class Evaluates(Protocol):
 
 
 class Collector:
-    """Watches a stack until it is closed; `snapshot` is what was made last."""
+    """Watches a stack until it is closed; `snapshot` is what was made last.
+
+    Changes nothing, unless `probes` or `writes` say so: probe events, events of operation.
+    """
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Collector:
         *,
         evaluator: Evaluates | None = None,
         probes: bool = False,
+        writes: bool = False,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -89,6 +93,7 @@ class Collector:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
         self._probes = probes
+        self._writes = writes  # to ops-events
         self._sources = Sources(attached(settings), now_s, probes=probes)
         self.observed: Observed | None = None
         self.snapshot: tuple[int, bytes] = (0, b"{}")
@@ -171,7 +176,12 @@ class Collector:
         self._feed(found)
         self._judge(found)
         self._note_releases(found)
-        if found.log.is_well and self._sources.events.reading.is_well and self._has_topic(found):
+        if (
+            self._writes
+            and found.log.is_well
+            and self._sources.events.reading.is_well
+            and self._has_topic(found)
+        ):
             self._journal.write(self._sources.settings.kafka.log_config())
         self.observed = found
         self._publish(found)

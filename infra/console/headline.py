@@ -28,11 +28,12 @@ def headline_of(view: View) -> Values:
         return {
             "state": "blind",
             "sentence": "Nothing is watched: no stack runs here, and no targets are named.",
-            "affected": "", "command": "headrace up --detach", "runbook": "", "since_ms": None,
+            "affected": "", "command": "headrace up --detach", "cure": "", "runbook": "",
+            "since_ms": None,
         }  # fmt: skip
     return {
         "state": "ok", "sentence": _calm(view), "since_ms": None,
-        "affected": "", "command": "", "runbook": "",
+        "affected": "", "command": "", "cure": "", "runbook": "",
     }  # fmt: skip
 
 
@@ -53,7 +54,10 @@ def _rank(one: Standing) -> int:
 
 def _help(one: Standing) -> Values:
     remedy = remedy_of(one.name, dict(one.labels))
-    return {"affected": remedy.affected, "command": remedy.command, "runbook": one.runbook}
+    return {
+        "affected": remedy.affected, "command": remedy.command, "cure": remedy.cure,
+        "runbook": one.runbook,
+    }  # fmt: skip
 
 
 def _sentence(first: Standing, firing: Sequence[Standing], view: View) -> str:

@@ -16,7 +16,7 @@ from confluent_kafka import Message
 
 from features.log import LogConfig, LogError, LogWriter
 
-ALERT, DEPLOYMENT = "alert", "deployment"
+ALERT, DEPLOYMENT, DRIFT = "alert", "deployment", "drift"
 FIRING, RESOLVED = "firing", "resolved"
 KEPT: Final = 500
 MAX_TEXT: Final = 200  # characters of a name or a label from the topic
@@ -31,8 +31,8 @@ Labels = tuple[tuple[str, str], ...]
 class Event:
     """Something that happened to the stack."""
 
-    kind: str  # ALERT or DEPLOYMENT
-    name: str  # of the alert, or what was deployed
+    kind: str  # ALERT, DEPLOYMENT or DRIFT
+    name: str  # of the alert, what was deployed, what has drifted
     state: str  # FIRING or RESOLVED; of a deployment the version that is in use since
     labels: Labels
     value: float
@@ -60,6 +60,8 @@ def event_in(record: Message) -> Event | None:
     """The event of a record; None where it holds none: the topic is a text from elsewhere."""
     try:
         found: Any = json.loads(record.value() or b"")
+        if found["kind"] == DRIFT:
+            return _drift(found, record.timestamp()[1] / 1_000)
         labels = {str(k)[:MAX_TEXT]: str(v)[:MAX_TEXT] for k, v in found["labels"].items()}
         return Event(
             str(found["kind"])[:MAX_TEXT], str(found["name"])[:MAX_TEXT],
@@ -68,6 +70,13 @@ def event_in(record: Message) -> Event | None:
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _drift(found: dict[str, Any], at_s: float) -> Event:
+    """A change that the learner found and wrote down; the log says when."""
+    said = {name: str(found[name])[:MAX_TEXT] for name in ("segment", "before", "after", "offset")}
+    name = str(found["what"])[:MAX_TEXT]
+    return Event(DRIFT, name, "", labels_of(said), float(found["after"]), at_s)
 
 
 class Journal:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from infra.console.journal import ALERT, DEPLOYMENT, Event
+from infra.console.journal import ALERT, DEPLOYMENT, DRIFT, Event
 from infra.console.letters import by_kind
-from infra.console.view import LONG_WINDOW_S, STALE_S, Values, View, kind_of, ms, number
+from infra.console.processes import kind_of
+from infra.console.view import LONG_WINDOW_S, STALE_S, Values, View, ms, number
 from infra.console.watch import Reading
 from infra.ops.alerts import NEEDED
 
@@ -114,7 +115,12 @@ def dead_letters(view: View) -> Values:
         {name: getattr(letter, name) for name in type(letter).__slots__}
         for letter in reversed(letters[-MAX_LETTERS:])
     ]
-    return {"total": view.seen.n_dead_letters, "kinds": by_kind(letters), "newest": newest}
+    return {
+        "total": max(view.seen.n_dead_letters, len(letters)),
+        "kinds": by_kind(letters),
+        "newest": newest,
+        "agents": _agents(view, "dead-letters"),
+    }
 
 
 def bandits(view: View) -> Values:
@@ -141,6 +147,7 @@ def bandits(view: View) -> Values:
         ],
         "contexts": [{"context": name, "means": means[name]} for name in contexts if name != ALL],
         "slots_per_s": total,
+        "agents": _agents(view, "experiments"),
     }
 
 
@@ -217,14 +224,14 @@ def _version(view: View, process: str) -> str:
 
 
 def drift(view: View) -> Values:
-    """Changes that the learner found: of this run, and the history of the agents where they run."""
+    """Changes that the learner found: counted since it began, and each as the log has it."""
     return {
         "found": [
             {"what": labels.get("what", ""), "segment": labels.get("segment", ""), "n": value}
             for labels, value in view.series.latest("headrace_learning_drifts_total")
             if value > 0
         ],
-        "history": _agents(view, "drift"),
+        "history": [_event(one) for one in view.journal.newest(DRIFT, MAX_EVENTS)],
     }
 
 

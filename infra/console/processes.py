@@ -54,16 +54,29 @@ def targets_of(settings: Settings) -> dict[str, str]:
     return found
 
 
+def kind_of(process: str) -> str:
+    """Which process it is, without its number.
+
+    >>> kind_of("serve-12"), kind_of("features")
+    ('serve', 'features')
+    """
+    return process.rstrip("0123456789-")
+
+
 def attached(settings: Settings) -> Settings:
     """The settings with broker and Redis of the stack that runs here, where they name none.
 
     As they are where nothing runs. Asks no process, unlike `infra.running.connected`.
     """
-    if settings.kafka.bootstrap:
-        return settings
     try:
         addresses = read_addresses(settings.home)
     except NotRunningError:
+        return settings
+    agents = settings.ops.agents or addresses.get("agents") or ""
+    settings = settings.model_copy(
+        update={"ops": settings.ops.model_copy(update={"agents": agents})}
+    )
+    if settings.kafka.bootstrap:
         return settings
     kafka = settings.kafka.model_copy(update={"bootstrap": addresses["broker"]})
     redis = settings.redis.model_copy(update={"url": settings.redis.url or addresses["redis"]})

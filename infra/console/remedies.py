@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from infra.console.processes import kind_of
+
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """What a person at three in the morning needs beside the alert itself."""
 
     affected: str  # names in braces are labels of the alert
-    command: str
+    command: str  # to look, harmless
+    cure: str = ""  # what the runbook does where the look confirms it
 
 
 REMEDIES: Final[Mapping[str, Remedy]] = {
@@ -24,6 +27,7 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "HeadraceNoProgress": Remedy(
         "all viewers of the partitions that stand still: nothing they do is taken in",
         "headrace status && headrace doctor",
+        "headrace restart {flow}",
     ),
     "HeadraceFreshnessSlow": Remedy(
         "viewers who act and look at once: their slates trail what they did", "headrace lag"
@@ -32,22 +36,28 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
         "the viewers whose events were refused, and the producers that sent them",
         "headrace dead-letters list",
     ),
-    "HeadraceServingSlow": Remedy("every viewer who asks for a slate waits", "headrace status"),
+    "HeadraceServingSlow": Remedy(
+        "every viewer who asks for a slate waits", "headrace status", "headrace restart serve"
+    ),
     "HeadraceServingErrors": Remedy(
-        "viewers whose calls fail get no slate", "headrace status && headrace doctor"
+        "viewers whose calls fail get no slate",
+        "headrace status && headrace doctor",
+        "headrace restart serve",
     ),
     "HeadraceCacheMisses": Remedy(
-        "nobody yet: answers cost more, so capacity is smaller", "headrace status"
+        "nobody yet: rows are read from Redis again and again, the flow is slower", "headrace lag"
     ),
     "HeadraceArmDominates": Remedy(
         "every viewer gets slates of one kind; the other arms learn nothing",
         "headrace models report",
     ),
     "HeadraceDiversityLow": Remedy(
-        "every viewer gets slates of like titles", "headrace models report"
+        "every viewer gets slates of like titles", "headrace rules list"
     ),
     "HeadraceModelStale": Remedy(
-        "every viewer: slates go by what was learnt earlier", "headrace models list"
+        "every viewer: slates go by what was learnt earlier",
+        "headrace models list",
+        "headrace restart serve",
     ),
     "HeadraceDrift": Remedy(
         "viewers of the segment that changed: predictions fit them less", "headrace models report"
@@ -58,20 +68,28 @@ REMEDIES: Final[Mapping[str, Remedy]] = {
     "HeadraceRedisDown": Remedy(
         "every viewer: slates are made as for unknown viewers, nothing new is taken in",
         "headrace doctor",
+        "headrace restart redis",
     ),
     "HeadraceBrokerDown": Remedy(
-        "every viewer: no event is taken in, Track answers UNAVAILABLE", "headrace doctor"
+        "every viewer: no event is taken in, Track answers UNAVAILABLE",
+        "headrace doctor",
+        "headrace restart broker",
     ),
     "HeadraceProcessDown": Remedy(
-        "whoever needs {process}: see what it does in its runbook", "headrace status"
+        "whoever needs {process}: see what it does in its runbook",
+        "headrace status",
+        "headrace restart {process}",
     ),
     "HeadraceOverload": Remedy(
         "viewers get fewer candidates, charts, or a refusal", "headrace status"
     ),
     "HeadraceStaleSource": Remedy(
-        "readers of {process}: what it goes by is old", "headrace status && headrace doctor"
+        "readers of {process}: what it goes by is old",
+        "headrace status && headrace doctor",
+        "headrace restart {process}",
     ),
 }
+OWNERS: Final = {"attribution": "learning"}  # the process that a flow runs in, by default
 UNKNOWN: Final = Remedy("see the runbook", "headrace doctor")
 
 
@@ -80,9 +98,12 @@ def remedy_of(name: str, labels: Mapping[str, str]) -> Remedy:
 
     >>> remedy_of("HeadraceProcessDown", {"process": "serve"}).affected
     'whoever needs serve: see what it does in its runbook'
+    >>> remedy_of("HeadraceNoProgress", {"flow": "attribution"}).cure
+    'headrace restart learning'
     """
     found = REMEDIES.get(name, UNKNOWN)
-    affected = found.affected
-    for label in ("process", "topic", "partition"):
-        affected = affected.replace("{" + label + "}", labels.get(label, "some process"))
-    return Remedy(affected, found.command)
+    process = labels.get("process", "")
+    flow = labels.get("flow") or process or "features"
+    affected = found.affected.replace("{process}", process or "some process")
+    cure = found.cure.replace("{process}", kind_of(process) or "features")
+    return Remedy(affected, found.command, cure.replace("{flow}", OWNERS.get(flow, kind_of(flow))))

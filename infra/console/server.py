@@ -46,7 +46,7 @@ def run_console(
 ) -> None:
     """Runs until `stop` is set; `told` hears where it listens. Raises OSError where it cannot."""
     listening = _bound(settings.ops.host, settings.ops.port)
-    collector = Collector(settings, probes=probes)
+    collector = Collector(settings, probes=probes, writes=True)
     try:
         asyncio.run(_serve(settings, collector, listening, stop, told))
     finally:

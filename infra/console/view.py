@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from infra.console.journal import FIRING, Journal, Labels, labels_of
 from infra.console.observed import Observed, ProcessSeen
+from infra.console.processes import kind_of
 from infra.console.trails import Trails
 from infra.ops.alerts import Firing
 from infra.ops.series import Series
@@ -98,15 +99,6 @@ class View:
     def plot(self, name: str) -> list[float | None]:
         """The last fifteen minutes of a figure."""
         return self.trails.plot(name, self.now_s)
-
-
-def kind_of(process: str) -> str:
-    """Which process it is, without its number.
-
-    >>> kind_of("serve-12"), kind_of("features")
-    ('serve', 'features')
-    """
-    return process.rstrip("0123456789-")
 
 
 def number(value: float) -> float | None:

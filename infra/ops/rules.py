@@ -1,6 +1,7 @@
-"""The alerts as Prometheus' rules; `headrace alerts rules` prints them."""
+"""The alerts as Prometheus' rules, and as the table of docs/alerts.md."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -38,3 +39,15 @@ def annotations_of(alert: Alert) -> dict[str, str]:
 def as_yaml(alerts: Sequence[Alert]) -> str:
     """The file that Prometheus loads."""
     return HEADER + yaml.safe_dump(rules_of(alerts), sort_keys=False, width=10_000)
+
+
+def as_markdown(alerts: Sequence[Alert]) -> str:
+    """The table of docs/alerts.md."""
+    lines = ["| alert | severity | holds for | when | runbook |", "|---|---|---|---|---|"]
+    for alert in alerts:
+        topic = Path(alert.runbook).stem
+        link = f"[{topic}](runbooks/{topic}.md)"
+        lines.append(
+            f"| `{alert.name}` | {alert.severity} | {alert.for_s} s | {alert.summary} | {link} |"
+        )
+    return "\n".join(lines) + "\n"

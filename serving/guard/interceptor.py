@@ -7,7 +7,7 @@ from typing import Any, Final
 import grpc
 
 from serving import metrics
-from serving.errors import SilentStreamError, retry_metadata, status_of
+from serving.errors import SilentStreamError, retry_metadata, status_of, tell_refused
 from serving.guard.guard import SCOPES, Admission, Guard
 from serving.guard.probe import PROBE_HEADER, QueueProbe
 from serving.guard.refusals import RefusalError
@@ -213,6 +213,7 @@ def _told(
     code, message = status_of(refusal, method)
     known = method if method in SCOPES else "unknown"  # anybody may call anything: few labels
     metrics.REQUESTS.labels(known, code.name).inc()
+    tell_refused(known, code, message, {})
     return code, message, retry_metadata(refusal)
 
 

@@ -19,8 +19,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from features.tracing import TRACEPARENT
 from serving import metrics
-from serving.errors import DeadlineSpentError, InvalidRequestError, status_of
+from serving.errors import (
+    DeadlineSpentError,
+    InvalidRequestError,
+    Names,
+    names_of,
+    status_of,
+    tell_refused,
+    tell_slow,
+)
 from serving.http.calls import CALLS, Call, json_of, request_of
 from serving.http.openapi import openapi
 
@@ -60,14 +69,19 @@ class Guards(Protocol):
 class Context:
     """What servicers ask of a call."""
 
-    __slots__ = ("_until_s",)
+    __slots__ = ("_metadata", "_until_s")
 
-    def __init__(self, deadline_s: float | None) -> None:
+    def __init__(self, deadline_s: float | None, traceparent: str = "") -> None:
+        self._metadata = ((TRACEPARENT, traceparent),) if traceparent else ()
         self._until_s = None if deadline_s is None else time.monotonic() + deadline_s
 
     def time_remaining(self) -> float | None:
         """Seconds until the client gives up; None where it set no deadline."""
         return None if self._until_s is None else max(self._until_s - time.monotonic(), 0.0)
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the client says beside its message, as far as servicers look at it."""
+        return self._metadata
 
 
 class Door:
@@ -81,7 +95,9 @@ class Door:
         max_bytes: int,
         patience_s: float,
         tells_calls: bool,
+        slow_s: float = float("inf"),
     ) -> None:
+        self._slow_s = slow_s
         self._servicers = servicers
         self._guard = guard
         self._max_bytes = max_bytes
@@ -106,33 +122,43 @@ class Door:
 
         async def endpoint(request: Request) -> Response:
             started_s = time.perf_counter()
-            code, response = await self._outcome(call, behaviour, request)
+            names: Names = {}
+            code, response = await self._outcome(call, behaviour, request, names)
+            seconds = time.perf_counter() - started_s
             metrics.REQUESTS.labels(call.path, code).inc()
-            metrics.LATENCY.labels(call.path).observe(time.perf_counter() - started_s)
+            metrics.LATENCY.labels(call.path).observe(seconds)
+            if seconds > self._slow_s:
+                tell_slow(call.path, seconds, names)
             return response
 
         return endpoint
 
-    async def _outcome(self, call: Call, behaviour: Any, request: Request) -> tuple[str, Response]:
-        """The name of the status, and the response."""
+    async def _outcome(
+        self, call: Call, behaviour: Any, request: Request, names: Names
+    ) -> tuple[str, Response]:
+        """The name of the status, and the response; fills `names` once the message is read."""
         try:
             with self._admitted(call.method, request):
-                return "OK", await self._answered(call, behaviour, request)
+                return "OK", await self._answered(call, behaviour, request, names)
         except HTTPException as error:
             return CODES[error.status_code], _odd(request, error)
         except ClientDisconnect:
             return "CANCELLED", Response(status_code=400)
         except Exception as error:
-            code, message = status_of(error, call.method)
+            code, message = status_of(error, call.method, names)
+            tell_refused(call.path, code, message, names)
             return code.name, _refusal(code, message, getattr(error, "retry_after_ms", RETRY_MS))
 
-    async def _answered(self, call: Call, behaviour: Any, request: Request) -> Response:
+    async def _answered(
+        self, call: Call, behaviour: Any, request: Request, names: Names
+    ) -> Response:
         deadline_s = _deadline_s(request)
-        context = Context(deadline_s)
+        context = Context(deadline_s, request.headers.get(TRACEPARENT, ""))
         try:
             async with asyncio.timeout(deadline_s):
                 message = request_of(call, await self._body(request))
                 name = _named(message, request.headers.get("x-request-id", ""))
+                names.update(names_of(message))
                 answer = json_of(call, await behaviour(message, context))
         except TimeoutError:
             raise DeadlineSpentError("the deadline of the call has passed") from None

@@ -38,6 +38,7 @@ class HttpListener:
             max_bytes=settings.max_request_bytes,
             patience_s=settings.stream_idle_s,
             tells_calls=settings.has_reflection,
+            slow_s=settings.slow_call_ms / 1_000,
         )
         self._server = _Quiet(_config(settings, self._door))
         self._serving: asyncio.Task[None] | None = None

@@ -38,14 +38,14 @@ class Reading:
         return sum(self._values(name, labels))
 
     def most(self, name: str, **labels: str) -> float:
-        return max(
-            (
-                s.value
-                for s in self.samples
-                if s.name == name and labels.items() <= s.labels.items()
-            ),
-            default=-1.0,
-        )
+        return max(self._values(name, labels), default=-1.0)
+
+    def _values(self, name: str, labels: dict[str, str]) -> list[float]:
+        return [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
 
     def age_s(self, source: str) -> float:
         return self.most("headrace_source_age_seconds", source=source)
@@ -140,8 +140,8 @@ def test_kinds_of_bad_records_are_as_many_as_rules(rng):
     assert len(bad) > 500
     assert kinds <= {
         "record must hold an Interaction",
-        "record is not an Interaction as JSON",
-        "record is not an Interaction as protobuf",
+        "record is not a Interaction as JSON",
+        "record is not a Interaction as protobuf",
         *(f"interaction.{name} is required" for name in ("event_id", "user_id", "item_id")),
     }
 

@@ -4,7 +4,7 @@ import { h, morph, moment, span } from "./dom.js";
 import { GLANCE, PANELS, WORDS } from "./panels.js";
 
 const LOST_AFTER = 3; // times the time between snapshots
-const RETRY_STREAM_MS = 30000;
+const RETRY_STREAM_MS = 5000;
 
 let newest = null; // the snapshot shown
 let receivedAt = 0; // by the browser's own clock, which nobody sets back
@@ -86,7 +86,7 @@ function show() {
 }
 
 function showHeadline() {
-  const { state, sentence, affected, command, runbook, since_ms: since } = newest.headline;
+  const { state, sentence, affected, command, cure, runbook, since_ms: since } = newest.headline;
   const fresh = h("section", { id: "headline", class: "headline", "aria-label": "State of the stack",
                                "data-state": state },
     h("p", { id: "sentence", class: "sentence" },
@@ -94,7 +94,7 @@ function showHeadline() {
     since && h("p", null, h("strong", null, "Since "), moment(since, nowMs()),
       h("span", { class: "ago", "data-at": since }, ` (${ago(since)})`)),
     affected && h("p", null, h("strong", null, "Affected: "), affected, "."),
-    command && commandOf(command, runbook));
+    command && commandOf(command, cure, runbook));
   morph(byId("headline"), fresh);
   const worst = newest.alerts.filter((a) => a.state === "firing").map((a) => a.name);
   const said = `${state} ${[...new Set(worst)].join()}`;
@@ -105,9 +105,12 @@ function showHeadline() {
   }
 }
 
-function commandOf(command, runbook) {
-  return h("p", { class: "do" }, h("strong", null, "Do: "), h("code", null, command), " ",
-    h("button", { type: "button", class: "copy", "data-command": command }, "Copy"), " ",
+function commandOf(command, cure, runbook) {
+  const line = (text) => [h("code", null, text), " ",
+    h("button", { type: "button", class: "copy", "data-command": text }, "Copy"), " "];
+  return h("p", { class: "do" },
+    h("strong", null, cure ? "Do: look " : "Do: "), line(command),
+    cure ? [h("strong", null, "then "), line(cure)] : null,
     runbook && h("a", { href: `/runbooks/${encodeURIComponent(runbook)}` }, "Runbook"));
 }
 
@@ -125,7 +128,7 @@ function alertList() {
       h("p", null, h("strong", null, "Since "), moment(a.since_ms, nowMs()), ", value ",
         String(a.value)),
       h("p", null, h("strong", null, "Affected: "), a.affected, "."),
-      commandOf(a.command, a.runbook))));
+      commandOf(a.command, a.cure, a.runbook))));
   list.append(h("ul", { class: "plain" }, items));
   return list;
 }
@@ -192,6 +195,7 @@ function tick() {
   document.body.classList.toggle("is-lost", isLost);
   const lost = byId("lost");
   lost.hidden = !isLost;
+  if (!isLost) lost.textContent = "";
   if (isLost) {
     lost.textContent = `\u2716 No news from the console for ${span(silent)}: everything below is old. ` +
       "Is it still running? In a terminal: headrace status, headrace lag";

@@ -134,6 +134,11 @@ function deadLetters(of, context) {
       " refused records are kept"),
     h("ul", { class: "plain" }, of.kinds.map((one) =>
       h("li", { "data-key": one.kind }, `${count(one.n)} of the newest: `, h("q", null, one.kind)))),
+    of.agents && of.agents.by_producer && of.agents.by_producer.length
+      ? h("details", { "data-key": "producers" }, h("summary", null, "By producer, from the agents"),
+          table(["producer", "refused"], of.agents.by_producer.slice(0, 10).map((one) =>
+            row(one.producer, one.producer, count(one.n ?? one.count))), "refused by producer"))
+      : null,
     h("h3", null, "The newest"),
     h("ul", { class: "plain letters" }, of.newest.map((one) => letter(one, context))),
     h("p", null, "All of them: ", h("code", null, "headrace dead-letters list"),
@@ -202,7 +207,18 @@ function bandits(of) {
     of.contexts.length ? h("details", { "data-key": "contexts" },
       h("summary", null, `Posterior means in ${of.contexts.length} contexts`),
       table(["context", ...names], of.contexts.map((one) => row(one.context, one.context,
-        ...names.map((name) => figure(one.means[name])))), "means by context")) : null);
+        ...names.map((name) => figure(one.means[name])))), "means by context")) : null,
+    exposures(of.agents));
+}
+
+function exposures(agents) {
+  const day = agents && agents.days && agents.days[0];
+  if (!day) return null;
+  return h("details", { "data-key": "exposures" },
+    h("summary", null, `Exposures of today, from the agents${day.is_complete ? "" : ", in part"}`),
+    table(["policy", "bundle", "arm", "slates", "slots"], day.exposures.slice(0, 20).map((one) =>
+      row(`${one.policy} ${one.bundle} ${one.arm}`, one.policy || DASH, one.bundle || DASH, one.arm,
+        count(one.slates), count(one.slots))), "exposures"));
 }
 
 function slates(of) {
@@ -236,14 +252,16 @@ function models(of, context) {
 }
 
 function drift(of, context) {
-  const past = Array.isArray(of.history) ? of.history
-    : of.history && Array.isArray(of.history.drifts) ? of.history.drifts : [];
   return h("div", null,
     of.found.length ? table(["what", "segment", "times, since the learner began"], of.found.map((one) =>
       row(`${one.what} ${one.segment}`, one.what, one.segment, count(one.n))), "drifts")
       : none("No drift since the learner began."),
-    past.length ? h("details", { "data-key": "past" }, h("summary", null, "History, from the agents"),
-      h("pre", { tabindex: 0 }, JSON.stringify(past.slice(-20), null, 1))) : null);
+    of.history.length ? h("details", { "data-key": "past" },
+      h("summary", null, `The last ${of.history.length}, from the log`),
+      table(["when", "what", "segment", "before", "after"], of.history.map((one) =>
+        row(`${one.at_ms} ${one.name} ${one.labels.segment}`, moment(one.at_ms, context.nowMs),
+          one.name, one.labels.segment, one.labels.before, one.labels.after)), "history of drifts"))
+      : null);
 }
 
 function history(of, context) {

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,8 +21,8 @@ from infra.console.panels import ALERTS as PANEL_OF_ALERT
 from infra.console.panels import PANELS, panel_of
 from infra.console.processes import named_targets, told_in
 from infra.console.releases import Releases
-from infra.console.remedies import REMEDIES
-from infra.console.runbooks import page_of
+from infra.console.remedies import REMEDIES, remedy_of
+from infra.console.runbooks import FOLDER, page_of
 from infra.console.streams import Streams, TooManyStreamsError
 from infra.console.trails import Trails
 from infra.console.view import Standing, View, plain
@@ -151,6 +152,14 @@ def test_every_alert_has_a_remedy_and_a_panel():
     assert names <= set(REMEDIES)
     assert names <= set(PANEL_OF_ALERT)
     assert set(PANEL_OF_ALERT.values()) <= set(PANELS)
+
+
+def test_what_a_remedy_says_is_what_its_runbook_does():
+    for alert in ALERTS:
+        remedy = remedy_of(alert.name, {"process": "PROCESS", "flow": "features"})
+        runbook = (FOLDER / f"{Path(alert.runbook).name}").read_text()
+        for command in filter(None, (*remedy.command.split(" && "), remedy.cure)):
+            assert command in runbook, (alert.name, command)
 
 
 def test_every_panel_is_made_even_where_nothing_was_seen_and_says_that_it_is_old():
