@@ -34,7 +34,8 @@ from features.events import Interaction
 from features.ids import viewer_hash
 from features.log import LogConfig, LogWriter
 from features.position import Position
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.store import USERS
 from features.vocabulary import EventType
 from infra.stack import Stack

@@ -50,7 +50,7 @@ from benchmarks.recommend_load import (
 )
 from features.log import LogWriter
 from infra import topics
-from infra.stack import Stack, bundles_folder
+from infra.stack import Stack
 from infra.train import train_bundle
 from offline.replay import publish_catalogue, replay
 from offline.simulated_dataset import SimulatedDataset
@@ -77,12 +77,12 @@ def prepare(running: Stack) -> tuple[Path, list[int]]:
     writer = LogWriter(running.settings.kafka.log_config(), **{"linger.ms": 5})
     publish_catalogue(world.catalogue(), writer, topics.CATALOG)
     replay(world.interactions(), writer, topics.INTERACTIONS)
-    manifest = train_bundle(world, bundles_folder(running.settings))
+    manifest = train_bundle(world, running.settings.bundles())
     console.print(f"bundle {manifest.version}: {manifest.metrics}")
     running.start_features()
     running.start_serve()
     known = np.unique(world.columns().user).tolist()
-    return bundles_folder(running.settings) / manifest.version, known
+    return running.settings.bundles() / manifest.version, known
 
 
 class Measured:

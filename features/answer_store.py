@@ -10,8 +10,8 @@ from typing import Final
 import hiredis
 import redis
 
+from features.redis_config import RedisConfig
 from features.redis_pipe import Pipe, Reply
-from features.redis_store import RedisConfig
 
 MAX_BYTES: Final = 1 << 20  # of an answer; a larger one is not stored
 

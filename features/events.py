@@ -6,6 +6,7 @@ Python object.
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ MAX_REGION_BYTES: Final = 16
 MAX_RATING: Final = 10.0
 MAX_WATCH_S: Final = 1e6
 MAX_SLOT: Final = 10_000
+MAX_KIND: Final = 80  # characters of a reason's kind
 
 N_CAST: Final = 3  # members of a title's cast that events carry
 
@@ -168,6 +170,19 @@ class BadRecord:
     offset: int
     key: bytes | None = field(repr=False)
     value: bytes | None = field(repr=False)
+
+
+def kind_of(reason: str) -> str:
+    """The part of a bad record's reason that no record has a say in: as many as there are rules.
+
+    It is a part of the reason as it stands, so it finds the records of its kind again.
+
+    >>> kind_of("interaction.rating must be within 0..10; got 42.0")
+    'interaction.rating must be within 0..10'
+    >>> kind_of("record is not a Interaction as protobuf: Error parsing message")
+    'record is not a Interaction as protobuf'
+    """
+    return re.split("[;:]", reason, maxsplit=1)[0][:MAX_KIND]
 
 
 def problem_with(interaction: Interaction) -> str | None:

@@ -22,7 +22,8 @@ from features.history import title_ids_of
 from features.ids import id_hash, id_hashes
 from features.partition_reads import read_neighbours, read_priors, read_segment
 from features.popularity import popularity_of
-from features.redis_store import HEX_DIGITS, RedisConfig, RedisLink, RedisRowStore, packed
+from features.redis_config import RedisConfig
+from features.redis_store import HEX_DIGITS, RedisLink, RedisRowStore, packed
 from features.registry import (
     POPULARITY,
     RATES,

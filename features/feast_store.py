@@ -21,7 +21,7 @@ from features.clock import WallClock
 from features.definitions import Sources, catalogue
 from features.feast_offline import OFFLINE_TYPE
 from features.feast_reads import FeatureRow, ViewReader
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 
 PROJECT = "headrace"
 STORE_TYPE: Literal["features.feast_store.HeadraceOnlineStore"] = (

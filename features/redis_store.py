@@ -8,7 +8,6 @@ No row becomes a Python object on the way out.
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
 
@@ -20,7 +19,9 @@ from numpy.typing import NDArray
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from features import metrics
 from features.compiled import Rows, unlocked
+from features.redis_config import RedisConfig
 from features.store import Table, rows_of
 
 MAX_ROWS_PER_COMMAND: Final = 256
@@ -34,22 +35,17 @@ HEX_DIGITS: Final = 16
 Command = list[Any]  # a command as it goes over the wire: bytes and memory views, in order
 
 LOST = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError, redis.ReadOnlyError)
+ERROR_KINDS: Final[
+    dict[str, type[Exception] | tuple[type[Exception], ...]]
+] = {  # the first that fits is told
+    "loading": redis.BusyLoadingError,
+    "read_only": redis.ReadOnlyError,
+    "timeout": (redis.TimeoutError, TimeoutError),
+    "connection": (redis.ConnectionError, OSError),
+    "refused": redis.RedisError,
+}
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RedisConfig:
-    """How to reach Redis. `prefix` keeps deployments apart; options go to redis-py (TLS, ACL)."""
-
-    url: str
-    prefix: str = "headrace"
-    socket_timeout_s: float = 5.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def key_head(self, table: Table) -> bytes:
-        """What the keys of a table begin with; 16 hexadecimal digits of the id follow."""
-        return f"{self.prefix}:{table.letter}:".encode()
 
 
 class RedisLink:
@@ -79,6 +75,7 @@ class RedisLink:
         self._underway: Sequence[Command] = ()
         self._sender = ThreadPoolExecutor(1, "redis-sender")
         self._sending: Future[None] | None = None
+        self._redis = metrics.AGES.source("redis")
         self.servers_seen = 0
 
     def begin(self, commands: Sequence[Command]) -> None:
@@ -96,8 +93,8 @@ class RedisLink:
                 connection.send_packed_command(pieces)
             else:
                 self._sending = self._sender.submit(connection.send_packed_command, pieces)
-        except LOST:
-            self._drop()
+        except LOST as error:
+            self._lose(error)
 
     def settle(self) -> None:
         """Returns when Redis has done what `begin` sent; see `run` for errors."""
@@ -112,9 +109,14 @@ class RedisLink:
                 raise redis.ConnectionError("the connection was lost")
             for _ in commands:
                 self._connection.read_response()
-        except LOST:
-            self._drop()
+            self._redis.heard()
+        except LOST as error:
+            self._lose(error)
+            metrics.REDIS_RETRIES.inc(len(commands))
             self.run(commands)
+        except redis.RedisError as error:
+            note_error(error)
+            raise
 
     def ask(self, command: Command) -> tuple[Any] | None:
         """The answer to one packed command; None at once where Redis is away.
@@ -123,8 +125,8 @@ class RedisLink:
         """
         try:
             return (self._exchange([command])[0],)
-        except LOST:
-            self._drop()
+        except LOST as error:
+            self._lose(error)
             return None
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
@@ -139,7 +141,7 @@ class RedisLink:
             try:
                 return self._exchange(commands)
             except LOST as error:
-                self._drop()
+                self._lose(error)
                 waited_s = time.monotonic() - started
                 limit_s = float("inf") if self._give_up_after_s is None else self._give_up_after_s
                 if waited_s >= limit_s or self._give_up():
@@ -147,6 +149,10 @@ class RedisLink:
                 log.warning("redis_away", error=str(error), waited_s=round(waited_s, 2))
                 time.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+                metrics.REDIS_RETRIES.inc(len(commands))
+            except redis.RedisError as error:
+                note_error(error)
+                raise
 
     def close(self) -> None:
         """Gives the connection back and closes it."""
@@ -163,6 +169,7 @@ class RedisLink:
                 answers.append(connection.read_response())
         while len(answers) < len(commands):
             answers.append(connection.read_response())
+        self._redis.heard()
         return answers
 
     def _connected(self) -> Any:
@@ -174,11 +181,21 @@ class RedisLink:
                 self.servers_seen += 1
         return self._connection
 
+    def _lose(self, error: Exception) -> None:
+        note_error(error)
+        self._drop()
+
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.disconnect()
             self._client.connection_pool.release(self._connection)
             self._connection = None
+
+
+def note_error(error: Exception) -> None:
+    """Counts a command that Redis did not answer, or refused."""
+    kinds = (kind for kind, types in ERROR_KINDS.items() if isinstance(error, types))
+    metrics.REDIS_ERRORS.labels(next(kinds, "connection")).inc()
 
 
 def packed(*words: bytes | str | int) -> Command:

@@ -29,6 +29,7 @@ class RowCache:
         self._is_loaded = np.zeros(capacity, np.bool_)  # since the last take_loaded()
         self._stamps = np.zeros(capacity, np.int64)  # of the last call of distinct()
         self._stamp = 0
+        self.lookups = 0
         self.loads = 0
         self.evictions = 0
 
@@ -37,6 +38,7 @@ class RowCache:
 
     def slots_of(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """`(n,) int64` slots in `rows` of ids, read from the store where not yet here."""
+        self.lookups += len(ids)
         slots = self._map.find(ids)
         missing = slots == ABSENT
         if missing.any():

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from features.compiled import Rows
+from features.redis_config import RedisConfig
 from features.redis_pipe import Pipe, Reply
-from features.redis_store import RedisConfig
 from features.store import Table
 
 POSITION: Final = struct.Struct("=Hh4x8xqq")  # layout, partition, offset, logged_at_ms of USER_ROW

@@ -33,6 +33,7 @@ def run_archive_flow(settings: Settings, stop: Event) -> None:
         rows_per_file=archive.rows_per_file,
         accept_gap=archive.accept_gap,
         stop=stop,
+        is_watched=settings.metrics.enabled,
     )
     with archive_flow(parts) as (flow, writer):
         READY.set(1)

@@ -38,6 +38,7 @@ def attribution_parts(
         rules=attribution_rules(settings),
         stop=stop,
         at_end=at_end,
+        is_watched=settings.metrics.enabled,
     )
 
 

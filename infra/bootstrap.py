@@ -1,8 +1,10 @@
 """Composition: the one place that names concrete classes; everybody else is given them."""
 
 import gc
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from threading import Event
 
 import structlog
@@ -24,6 +26,7 @@ from streams.features import FlowParts, Topics, build_flow
 from streams.lease import Lease
 from streams.marker import RowsLostError
 from streams.preparation import Site, prepare_store
+from streams.progress import Progress
 from streams.row_writer import RowWriter
 from streams.runner import ALONE, Cluster, run_flow
 from streams.tracing import FlowTraces
@@ -61,6 +64,7 @@ def features_flow(
     check: Callable[[], None],
     cluster: Cluster = ALONE,
     at_end: list[Callable[[], None]] | None = None,
+    progress: Progress | None = None,
     traces: FlowTraces | None = None,
 ) -> Dataflow:
     """The features flow against the settings' log, with rows by way of `writer`.
@@ -117,6 +121,8 @@ def features_flow(
             n_workers=cluster.n_workers,
             worker=cluster.process,
             at_end=[] if at_end is None else at_end,
+            progress=Progress() if progress is None else progress,
+            is_watched=settings.metrics.enabled,
             traces=traces,
         )
     )
@@ -144,6 +150,13 @@ def run_features_flow(settings: Settings, stop: Event, cluster: Cluster = ALONE)
             gc.collect()  # the rows that the flow held
 
 
+def _outlast(writer: RowWriter, may_lose_s: float) -> None:
+    """Before the last commit: returns when Redis can no longer lose the rows that it stands for."""
+    if may_lose_s:
+        writer.settle()
+        time.sleep(may_lose_s)
+
+
 def _run_until_loss(
     settings: Settings,
     stop: Event,
@@ -157,11 +170,13 @@ def _run_until_loss(
         site_of(settings), loss, process_index=cluster.process, give_up=stop.is_set
     )
     is_alone = cluster.n_workers == 1
+    progress = Progress()
     writer = RowWriter(
-        settings.redis.config(), stop.is_set, generation, is_alone=is_alone, traces=traces
-    )
-    at_end: list[Callable[[], None]] = []
-    flow = features_flow(settings, stop, writer, check, cluster, at_end, traces)
+        settings.redis.config(), stop.is_set, generation, is_alone=is_alone,
+        stored=progress.stored, traces=traces,
+    )  # fmt: skip
+    at_end: list[Callable[[], None]] = [partial(_outlast, writer, settings.redis.may_lose_s)]
+    flow = features_flow(settings, stop, writer, check, cluster, at_end, progress, traces)
     READY.set(1)
     try:
         run_flow(flow, settings.stream.epoch_s, cluster, at_end)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from threading import Event
 from typing import Annotated, Any
@@ -23,13 +24,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
 from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
 from infra.cli_rules import rules_app
+from infra.cli_running import kafka_app, running_app
 from infra.cli_serving import requests_app
+from infra.cli_watch import watch_app
 from infra.settings import Settings
 
 app = typer.Typer(
@@ -47,9 +51,13 @@ user_app = typer.Typer(help="What is known of viewers.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(kafka_app, name="kafka")
+app.add_typer(running_app)
 app.add_typer(bundles_app, name="bundles")
 app.add_typer(decisions_app)
 app.add_typer(ops_app)
+app.add_typer(watch_app)
+app.add_typer(alerts_app, name="alerts")
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")
@@ -60,6 +68,14 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(user_app, name="user")
 app.add_typer(features_app, name="features")
 app.add_typer(feast_app, name="feast")
+
+
+class Broker(StrEnum):
+    """What `headrace up` starts as its broker."""
+
+    EMBEDDED = "embedded"
+    APACHE = "apache"
+
 
 Dataset = Annotated[str, typer.Argument(help="movietweetings, movielens or kuairand")]
 
@@ -74,6 +90,7 @@ KNOWN_TROUBLES = {
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
     "infra.models": ("ModelsError",),
+    "infra.ops.restart": ("RestartError",),
     "infra.rebuild": ("RebuildError",),
     "infra.producers": ("EraseError",),
     "infra.rules": ("RuleNotFoundError",),
@@ -152,7 +169,7 @@ def stream_features(
 
 def _run_features_worker(settings: Settings, stop: Event, process: int, addresses: str) -> None:
     from infra.bootstrap import run_features_flow
-    from infra.telemetry import serve_metrics
+    from infra.telemetry import serve_metrics, switch_off_metrics
     from infra.workers import holding_lock
     from streams.runner import Cluster
 
@@ -160,6 +177,8 @@ def _run_features_worker(settings: Settings, stop: Event, process: int, addresse
         cluster = Cluster(tuple(filter(None, addresses.split(","))), process)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, settings.metrics.features_port)
     with holding_lock(settings) if cluster.n_workers > 1 else nullcontext():
         run_features_flow(settings, stop, cluster)
@@ -216,10 +235,12 @@ def stream_agents() -> None:
 def _run_until_told(name: str, run: Callable[[Settings, Event], None]) -> None:
     """Runs a flow of one process until SIGTERM or SIGINT, with its logs and metrics."""
     from infra.running import connected
-    from infra.telemetry import configure_logging, serve_metrics
+    from infra.telemetry import configure_logging, serve_metrics, switch_off_metrics
 
     configure_logging(name)
     settings = connected(Settings())
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, getattr(settings.metrics, f"{name}_port"))
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -237,7 +258,7 @@ def serve(
 
     With HEADRACE_SERVING__PROCESSES over 1, as many of them, which share the port.
     """
-    from infra.telemetry import configure_logging, serve_metrics
+    from infra.telemetry import configure_logging, serve_metrics, switch_off_metrics
 
     settings = Settings()
     configure_logging("serve" if process is None else f"serve-{process}")
@@ -251,6 +272,8 @@ def serve(
         return
     from infra.serving_process import run_server
 
+    if not settings.metrics.enabled:
+        switch_off_metrics()
     serve_metrics(settings.metrics.host, settings.metrics.serve_port)
     run_server(settings)
 
@@ -262,11 +285,20 @@ def up(
         str, typer.Option(help="What fills the log: auto, simulation, a dataset; empty: nothing.")
     ] = "",
     archive: Annotated[bool, typer.Option("--archive", help="Run the archive flow, too.")] = False,
+    kafka: Annotated[
+        Broker, typer.Option(help="embedded: in memory. apache: what it holds, stays.")
+    ] = Broker.EMBEDDED,
 ) -> None:
-    """Starts broker, Redis, the features flow, the learning flow and the server here."""
+    """Starts broker, Redis, the features flow, the learning flow and the server here.
+
+    With --kafka apache, Apache Kafka and a Redis that saves: events, rows and what was learnt are
+    there again at the next start. `headrace kafka install` fetches Apache Kafka.
+    """
     from infra import running
 
     settings = Settings()
+    if kafka is Broker.APACHE:
+        settings.apache.enabled = True
     if archive:
         settings.archive.enabled = True
     if detach:
@@ -466,12 +498,11 @@ def train(
 ) -> None:
     """Trains a bundle on a dataset (factors, neighbours, ranker) and makes it current."""
     from infra.producers import dataset as open_source
-    from infra.stack import bundles_folder
     from infra.train import train_bundle
     from offline.datasets import Selection
 
     source = open_source(Settings(), dataset, until_now=until_now)
-    folder = bundles_folder(Settings())
+    folder = Settings().bundles()
     with _progress() as progress:
         manifest = train_bundle(
             source,
@@ -495,12 +526,11 @@ def refresh(
 ) -> None:
     """Fits factors and neighbours of titles anew; the ranker stays that of the current bundle."""
     from infra.producers import dataset as open_source
-    from infra.stack import bundles_folder
     from infra.train import refresh_bundle
     from offline.datasets import Selection
 
     source = open_source(Settings(), dataset, until_now=until_now)
-    folder = bundles_folder(Settings())
+    folder = Settings().bundles()
     selection = Selection(instant_ms(from_), instant_ms(to))
     with _progress() as progress:
         manifest = refresh_bundle(source, folder, selection=selection, progress=progress)

@@ -9,10 +9,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from infra import bundles
 from infra.cli_console import JsonFlag, console
 from infra.settings import Settings
-from infra.stack import bundles_folder
 
 bundles_app = typer.Typer(
     help="Bundles of models; running servers take another one into use within seconds.",
@@ -23,7 +21,9 @@ bundles_app = typer.Typer(
 @bundles_app.command("list")
 def list_bundles(as_json: JsonFlag = False) -> None:
     """Lists the bundles, the newest first, and which of them servers should have in use."""
-    rows = bundles.list_bundles(bundles_folder(Settings()))
+    from infra import bundles
+
+    rows = bundles.list_bundles(Settings().bundles())
     if as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))  # noqa: T201 (the answer itself)
         return
@@ -41,14 +41,18 @@ def list_bundles(as_json: JsonFlag = False) -> None:
 @bundles_app.command("promote")
 def promote(version: Annotated[str, typer.Argument(help="see `bundles list`")]) -> None:
     """Makes a bundle current, if every file of it is as it must be."""
-    bundles.promote(bundles_folder(Settings()), version)
+    from infra import bundles
+
+    bundles.promote(Settings().bundles(), version)
     console.print(f"{version} is current")
 
 
 @bundles_app.command("rollback")
 def rollback() -> None:
     """Makes the bundle current that was so before; twice leads back."""
-    console.print(f"{bundles.roll_back(bundles_folder(Settings()))} is current")
+    from infra import bundles
+
+    console.print(f"{bundles.roll_back(Settings().bundles())} is current")
 
 
 @bundles_app.command("fit")
@@ -59,8 +63,8 @@ def fit() -> None:
     viewers then did, and the final score is turned into a probability. Needs a
     running engine with some thousand served slots.
     """
-    from infra.logged_fits import fit_on_log  # noqa: PLC0415 (what it needs takes a second)
-    from infra.running import connected  # noqa: PLC0415
+    from infra.logged_fits import fit_on_log
+    from infra.running import connected
 
     manifest, fits = fit_on_log(connected(Settings()))
     table = Table("figure", "value", title=f"bundle {manifest.version}")

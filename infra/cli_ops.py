@@ -216,6 +216,28 @@ def apply_topics() -> None:
         raise typer.Exit(1)
 
 
+@ops_app.command()
+def restart(
+    name: Annotated[
+        str, typer.Argument(help="as `headrace status` lists it: features, redis, ...")
+    ],
+    grace_s: Annotated[float, typer.Option(min=0, help="seconds from SIGTERM to SIGKILL")] = 10.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Ends a process of the stack that runs here and waits until its successor is healthy.
+
+    For one that lives and does nothing, which `headrace up` does not see. What was in memory comes
+    back from the log and Redis.
+    """
+    from infra.ops.restart import restart as restarted
+
+    now = restarted(Settings().home, name, grace_s=grace_s)
+    if as_json:
+        _print_json(now)
+    else:
+        console.print(f"{name} runs again, process {now['pid']}")
+
+
 @user_ops_app.command("show")
 def show_user(
     user_id: Annotated[str, typer.Argument(help="the account")],

@@ -26,7 +26,8 @@ from infra.running import read_status
 from infra.settings import Settings
 from offline.replay import publish_catalogue
 from offline.simulator import Simulator, user_id
-from online_models.reward import Deed, RewardTable, answers_of
+from online_models.reward import Deed, answers_of
+from online_models.reward_table import RewardTable
 from serving.client import Client, Recommendations, RequestError
 
 STAYS: Final = 0.75  # the chance that a viewer asks for another slate in the session

@@ -23,7 +23,7 @@ from infra.demo_learning import HORIZON_S, show_learning
 from infra.metrics_client import Metrics
 from infra.producers import data_folders, dataset
 from infra.settings import Settings
-from infra.stack import Stack, bundles_folder
+from infra.stack import Stack
 from infra.train import train_bundle
 from offline.datasets import Dataset, DatasetMissingError, Selection, find_data_folder
 from offline.replay import ReplayResult, publish_catalogue, replay
@@ -59,7 +59,9 @@ def run_demo(settings: Settings, name: str, console: Console) -> dict[str, Any]:
     """Runs everything once, shows it, and leaves the summary in `demo.json` of the home folder."""
     started_s = time.monotonic()
     horizon = settings.attribution.model_copy(update={"horizon_s": HORIZON_S})
-    with Stack(settings.model_copy(update={"attribution": horizon})) as stack:
+    apache = settings.apache.model_copy(update={"enabled": False})  # nothing of it shall stay
+    changed = settings.model_copy(update={"attribution": horizon, "apache": apache})
+    with Stack(changed) as stack:
         source = choose_dataset(settings, name, console)
         history = fill(stack, source, console)
         stack.start_features()
@@ -120,7 +122,7 @@ def fill(
         )
         progress.update(task, completed=n_events)
         manifest = train_bundle(
-            source, bundles_folder(stack.settings), selection=selection, progress=progress
+            source, stack.settings.bundles(), selection=selection, progress=progress
         )
     console.print(f"bundle {manifest.version}: {_metrics_line(manifest.metrics)}")
     return result

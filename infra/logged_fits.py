@@ -8,7 +8,6 @@ from features.bundle_format import Manifest
 from features.log import read_to_end
 from infra import topics
 from infra.settings import Settings
-from infra.stack import bundles_folder
 from offline.bundle import read_ranking, write_fits
 from offline.logged_fits import LoggedFits, fit_logged, outcomes_of_log
 
@@ -18,7 +17,7 @@ def fit_on_log(settings: Settings) -> tuple[Manifest, LoggedFits]:
 
     Raises LogError, BundleError, TooFewOutcomesError.
     """
-    folder = bundles_folder(settings)
+    folder = settings.bundles()
     _, ranker, _ = read_ranking(folder)
     topic = settings.kafka.prefix + topics.OUTCOMES
     outcomes = outcomes_of_log(read_to_end(settings.kafka.log_config(), topic))

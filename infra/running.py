@@ -12,11 +12,13 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from features.log import end_offsets
+from infra import topics
 from infra.servers import read_servers
 from infra.settings import Settings
 from infra.stack import RUN_FILE, START_TIMEOUT_S, Stack, is_ready
 
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 60.0  # Apache Kafka closes its files, the flow waits until Redis has synced
 WATCH_EVERY_S = 1.0
 NEEDED = {"features", "learning", "serve"}  # processes without which a stack is not healthy
 AUTO = "auto"  # the main dataset, or the simulation where it is not here
@@ -34,6 +36,7 @@ def run(settings: Settings, dataset: str, console: Console) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     with Stack(settings) as stack:
         if dataset:
+            refuse_second_filling(stack.settings)
             source = choose_dataset(settings, "" if dataset == AUTO else dataset, console)
             fill(stack, source, console, share=1.0)
         stack.start_features()
@@ -65,6 +68,7 @@ def start_detached(settings: Settings, dataset: str, console: Console) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "infra.cli", "up", "--dataset", dataset]
     command += ["--archive"] if settings.archive.enabled else []
+    command += ["--kafka", "apache"] if settings.apache.enabled else []
     with (logs / "up.log").open("wb") as log:
         child = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -101,6 +105,17 @@ def refuse_second(home: Path) -> None:
     """Raises NotRunningError when a stack already runs here: its files would be overwritten."""
     if _run_pid(home) is not None:
         raise NotRunningError(f"a stack already runs in {home}: `headrace down` stops it")
+
+
+def refuse_second_filling(settings: Settings) -> None:
+    """Raises NotRunningError where the log has events: a dataset's would count twice."""
+    topic = settings.kafka.prefix + topics.INTERACTIONS
+    ends = end_offsets(settings.kafka.log_config(), topic, range(settings.kafka.partitions))
+    if any(ends.values()):
+        raise NotRunningError(
+            f"the log in {settings.home} holds {sum(ends.values()):,} events, and --dataset fills "
+            "an empty one: leave it out"
+        )
 
 
 def stop(home: Path, console: Console) -> None:
@@ -141,6 +156,20 @@ def read_status(home: Path) -> dict[str, Any]:
     names = {process["name"] for process in processes}
     healthy = all(p["healthy"] for p in processes) and names >= NEEDED
     return {"healthy": healthy, "processes": processes, "addresses": addresses}
+
+
+def read_addresses(home: Path) -> dict[str, Any]:
+    """Where the stack that runs here answers, `metrics` by process. Raises NotRunningError.
+
+    Unlike `read_status` it asks no process: one that hangs holds nobody up.
+    """
+    if _run_pid(home) is None:
+        raise NotRunningError(f"no stack runs in {home}; `headrace up` starts one")
+    try:
+        found: dict[str, Any] = json.loads((home / RUN_FILE).read_text())["addresses"]
+    except (OSError, ValueError, KeyError) as error:
+        raise NotRunningError(f"the stack in {home} is ending") from error
+    return found
 
 
 def _is_healthy(pid: int | None, metrics_url: str | None) -> bool:

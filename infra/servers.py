@@ -34,10 +34,13 @@ from infra.stack import (
     is_ready,
 )
 from infra.telemetry import READY, serve_metrics
-from infra.workers import WorkerMetrics, end_all
+from infra.workers import WorkerMetrics, end_all, hand_over_metrics
 
 SERVERS_FILE: Final = "servers.json"
-METRICS: Final = ("headrace_serving", "headrace_track", "headrace_impressions")
+METRICS: Final = (
+    "headrace_serving", "headrace_track", "headrace_impressions", "headrace_slate",
+    "headrace_freshness", "headrace_source", "headrace_redis",
+)  # fmt: skip
 WATCH_EVERY_S: Final = 0.2
 
 log = structlog.get_logger(__name__)
@@ -60,6 +63,7 @@ def run_servers(settings: Settings, n_servers: int, stop: Event) -> None:
             end_all(servers, grace_s(settings))
             return
         urls = [_metrics_url(metrics_port + 1 + k) for k in range(n_servers)]
+        hand_over_metrics()
         REGISTRY.register(WorkerMetrics(urls, METRICS, label="process"))
         supervisor = Supervisor(servers, starters, urls, settings.home / SERVERS_FILE)
         log.info("servers_ready", pids=[server.pid for server in servers], port=port)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import gc
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,6 @@ from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.overlays import overlay_of, readers
 from infra.settings import Settings
-from infra.stack import bundles_folder
 from infra.telemetry import READY
 from infra.tracing import tracer_of
 from serving.admin import AdminServicer, Eraser
@@ -41,6 +40,7 @@ from serving.mirror import ItemMirror, MirrorFollower
 from serving.model_mirror import ModelMirror
 from serving.overlay import Overlay
 from serving.pages import PageTokens
+from serving.pulse import BundleTeller, LogPulse, Pulse, RedisPulse
 from serving.recommender import Recommender
 from serving.reload import BundleWatcher, try_out
 from serving.repeats import Repeats
@@ -50,10 +50,12 @@ from serving.rules.editor import RuleEditor
 from serving.rules.follower import RuleFollower
 from serving.selection.config import SelectionConfig
 from serving.selection.explorer import Beliefs, Explorer
+from serving.served_freshness import ServedFreshness
 from serving.server import Server, guard_of, serve
 from serving.servicer import IngestServicer, RecommendationServicer
-from serving.slate import NO_FILTERS, Filters, Query, Viewer
+from serving.slate import NO_FILTERS, Decision, Filters, Query, Viewer
 from serving.slate_cache import SlateCache
+from serving.slate_watch import SlateWatch
 from serving.tracing import CallTraces
 from serving.track import ImpressionRecorder, SteadyWriter, Tracker, impression_writer, track_writer
 from serving.viewers import ViewerReader
@@ -153,13 +155,16 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     )
     site.ending.push_async_callback(reader.close)
     viewers = ViewerReader(reader, interactions)
-    tracker, recorder, ledger_writer = _writers(site)
+    freshness, slates = ServedFreshness(), SlateWatch(mirror.slots_of, lambda: mirror.values)
+    tracker, recorder, ledger_writer = _writers(site, freshness)
+    _watch(site, recommender, slates)
+    record = _recording(site, recorder, freshness, slates)
     traces = _traces(site)
     cache = _cache(settings, recommender)
     repeats = Repeats(
         cache,
         viewers,
-        recorder.record,
+        record,
         mirror.age_ms,
         clock,
         WallClock(),
@@ -172,7 +177,7 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     recommendations = RecommendationServicer(
         recommender,
         viewers,
-        recorder.record,
+        record,
         mirror.age_ms,
         clock,
         WallClock(),
@@ -186,6 +191,37 @@ def _server(site: _Site, guard: Guard, mirror: ItemMirror, recommender: Recommen
     ingest = IngestServicer(tracker, stream_idle_s=serving.stream_idle_s, traces=traces)
     admin = _admin(settings, tracker, ledger_writer, rules, guard)
     return _Served(Server(serving, ingest, recommendations, admin, guard), repeats)
+
+
+def _recording(
+    site: _Site, recorder: ImpressionRecorder, freshness: ServedFreshness, slates: SlateWatch
+) -> Callable[[Decision], None]:
+    """What is told of each decision, after its answer."""
+    if not site.settings.metrics.enabled:
+        return recorder.record
+
+    def record(decision: Decision) -> None:
+        query = decision.query
+        freshness.served((query.user_id, query.profile_id), decision.included)
+        if decision.shown is not None:
+            slates.add(decision.shown)
+        recorder.record(decision)
+
+    return record
+
+
+def _watch(site: _Site, recommender: Recommender, slates: SlateWatch) -> None:
+    """Looks once a second at what metrics tell of, beside calls, until the process ends."""
+    settings = site.settings
+    if not settings.metrics.enabled:
+        return
+    redis = RedisPulse(settings.redis.config())
+    kafka = LogPulse(settings.kafka.log_config(), site.topic(topics.INTERACTIONS))
+    bundle = BundleTeller(lambda: (recommender.bundle_version, recommender.bundle_made_ms))
+    pulse = Pulse([redis.step, kafka.step, bundle.step, slates.step])
+    pulse.start()
+    for end in (redis.close, kafka.close, pulse.stop):  # called the last one first
+        site.ending.callback(end)
 
 
 def _traces(site: _Site) -> CallTraces | None:
@@ -206,7 +242,9 @@ def _shared_answers(site: _Site) -> RedisAnswers | None:
     return shared
 
 
-def _writers(site: _Site) -> tuple[Tracker, ImpressionRecorder, SteadyWriter]:
+def _writers(
+    site: _Site, freshness: ServedFreshness
+) -> tuple[Tracker, ImpressionRecorder, SteadyWriter]:
     """What writes to the log: events, decisions, and what operators order."""
     kafka, serving = site.settings.kafka.log_config(), site.settings.serving
     recorder = ImpressionRecorder(
@@ -228,6 +266,7 @@ def _writers(site: _Site) -> tuple[Tracker, ImpressionRecorder, SteadyWriter]:
         site.clock,
         max_in_flight=serving.track_max_in_flight,
         timeout_s=serving.track_timeout_ms / 1_000,
+        acknowledged=freshness.acknowledged,
     )
     tracker.start()
     site.ending.push_async_callback(tracker.close)
@@ -350,7 +389,7 @@ def _watcher(
         return trial
 
     return BundleWatcher(
-        bundles_folder(settings),
+        settings.bundles(),
         prepare,
         recommender.adopt,
         version=recommender.bundle_version,
@@ -362,7 +401,7 @@ def _watcher(
 def _bundle(settings: Settings) -> Bundle | None:
     """The current bundle, or None: then slates are trending titles, and say so."""
     try:
-        return load_current(bundles_folder(settings))
+        return load_current(settings.bundles())
     except BundleError as error:
         log.error("no_bundle", reason=str(error))
         return None

@@ -7,14 +7,15 @@ behind two underscores. `headrace settings` prints what is in force.
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
-from online_models.reward import RewardTable
+from features.redis_config import RedisConfig
+from infra.ops.thresholds import AlertSettings
+from online_models.reward_table import RewardTable
 from serving.settings import ServingSettings
 
 SECRET = re.compile("password|secret|token|jaas|key.pem|keytab", re.IGNORECASE)
@@ -47,10 +48,25 @@ class RedisSettings(Section):
     url: str = Field("", description="redis:// or rediss:// URL; empty: embedded")
     prefix: str = Field("headrace", pattern=r"^[a-zA-Z0-9._-]+$", description="in front of keys")
     options: dict[str, Any] = Field(default_factory=dict, description="redis-py options as JSON")
+    may_lose_s: float = Field(
+        0.0, ge=0, le=30, description="seconds of writes it may lose in a crash; 2 for everysec"
+    )
 
     def config(self) -> RedisConfig:
         """How to reach Redis."""
         return RedisConfig(self.url, self.prefix, options=self.options)
+
+
+class ApacheSettings(Section):
+    """The servers of `headrace up --kafka apache`, whose data stays; see docs/running.md."""
+
+    enabled: bool = Field(False, description="whether `headrace up` runs Apache Kafka")
+    port: int = Field(0, ge=0, le=65_534, description="0: a free one, kept; the next one, too")
+    redis_port: int = Field(0, ge=0, le=65_535, description="0: a free one, kept")
+    heap_mib: int = Field(512, ge=256, le=65_536, description="memory of Java objects, at most")
+    flush_every: int = Field(
+        1, ge=0, description="records of a partition between syncs to disk; 0: as the system likes"
+    )
 
 
 class StreamSettings(Section):
@@ -128,6 +144,22 @@ class AttributionSettings(Section):
     rewards: RewardSettings = RewardSettings()
 
 
+class OpsSettings(Section):
+    """The console of those on call."""
+
+    host: str = Field("127.0.0.1", description="where the page is served; it asks for no key")
+    port: int = Field(9470, ge=0, le=65_535, description="0: a free one")
+    allowed_hosts: str = Field("", description="names beside loopback's by which it is called: a,b")
+    targets: str = Field(
+        "", description="name=http://host:port/metrics,...; empty: the stack that runs here"
+    )
+    agents: str = Field("", description="URL of the agents' views; empty: of the stack, if any")
+    every_s: float = Field(2.0, ge=0.5, le=60, description="seconds between looks")
+    probe_every_s: float = Field(5.0, ge=0.5, le=3_600, description="seconds between probe events")
+    max_streams: int = Field(16, ge=1, le=256, description="pages that are sent what is new")
+    runbooks: Path | None = Field(None, description="folder of runbooks; empty: docs/runbooks")
+
+
 class AgentsSettings(Section):
     """The Faust agents: views of what happened, for those on call."""
 
@@ -159,6 +191,9 @@ class TracingSettings(Section):
 class MetricsSettings(Section):
     """The Prometheus endpoints, one for each process."""
 
+    enabled: bool = Field(
+        True, description="false: nothing is counted but readiness, to see what metrics cost"
+    )
     host: str = "127.0.0.1"
     serve_port: int = Field(0, ge=0, le=65_535, description="0: a free one, see headrace status")
     features_port: int = Field(0, ge=0, le=65_535, description="0: a free one")
@@ -177,6 +212,7 @@ class Settings(BaseSettings):
 
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
+    apache: ApacheSettings = ApacheSettings()
     stream: StreamSettings = StreamSettings()
     serving: ServingSettings = ServingSettings()
     archive: ArchiveSettings = ArchiveSettings()
@@ -184,13 +220,32 @@ class Settings(BaseSettings):
     attribution: AttributionSettings = AttributionSettings()
     agents: AgentsSettings = AgentsSettings()
     metrics: MetricsSettings = MetricsSettings()
+    ops: OpsSettings = OpsSettings()
+    alerts: AlertSettings = AlertSettings()
+    kafka_home: Path | None = Field(
+        None, description="folder of an Apache Kafka; empty: what `headrace kafka install` fetched"
+    )
     tracing: TracingSettings = TracingSettings()
     data: Path | None = Field(None, description="folder of datasets; empty: found by itself")
     home: Path = Field(Path(".headrace"), description="bundles, logs and state of this machine")
 
+    @model_validator(mode="after")
+    def _epochs_outlast_what_redis_may_lose(self) -> Self:
+        """An offset is committed an epoch after its rows were written: they must be on disk."""
+        if self.stream.epoch_s <= self.redis.may_lose_s:
+            raise ValueError(
+                f"stream.epoch_s must be more than redis.may_lose_s, {self.redis.may_lose_s:g}; "
+                f"got {self.stream.epoch_s:g}"
+            )
+        return self
+
     def lake(self) -> Path:
         """The folder of the lake."""
         return self.archive.folder or self.home / "lake"
+
+    def bundles(self) -> Path:
+        """The folder of the bundles of this machine."""
+        return self.home / "bundles"
 
     def environment(self) -> dict[str, str]:
         """The variables from which a child process reads these very settings."""

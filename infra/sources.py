@@ -21,7 +21,6 @@ from features.redis_store import RedisLink, RedisRowStore
 from features.store import GLOBALS, ITEMS, SEGMENTS, USERS
 from infra import topics
 from infra.settings import Settings
-from infra.stack import bundles_folder
 from serving.bundle import BundleError, load_current
 from serving.catalogue import Catalogue
 from serving.mirror import ItemMirror
@@ -61,7 +60,7 @@ def look(settings: Settings, query: Query) -> Brought:
         id_ = viewer_hash(query.user_id, query.profile_id)
         rows, found = RedisRowStore(link, USERS, redis).read(np.array([id_], np.uint64))
         try:
-            bundle = load_current(bundles_folder(settings))
+            bundle = load_current(settings.bundles())
         except BundleError:
             bundle = None
         recommender = Recommender(table, mirror, bundle, regions=regions)

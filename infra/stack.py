@@ -3,7 +3,8 @@
     broker, Redis -> topics -> features flow -> learning flow -> serve
 
 The embedded broker forgets its log when it ends, so it and the embedded Redis go and come together:
-positions in rows must never speak of a log that is gone.
+positions in rows must never speak of a log that is gone. Apache Kafka and its Redis keep what they
+have, so they are started again like any other process (infra/apache.py).
 """
 
 import json
@@ -26,6 +27,7 @@ from redis import RedisError
 from features.log import OffsetGoneError
 from features.redis_store import RedisLink
 from infra import topics
+from infra.apache import ApacheKafka, apache_kafka, durable_redis, lasting
 from infra.embedded import (
     LOOPBACK,
     ChildServer,
@@ -73,7 +75,7 @@ class Stack:
     """All servers and processes of one machine, as a context manager."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings = lasting(settings) if settings.apache.enabled else settings
         self._cleanup = ExitStack()
         self._home = settings.home
         self._processes: dict[str, ChildServer] = {}
@@ -81,7 +83,7 @@ class Stack:
         self._backoff_s: dict[str, float] = {}
         self._started_s: dict[str, float] = {}
         self._waits_for_rebuild = False
-        self.broker: EmbeddedBroker | None = None
+        self.broker: EmbeddedBroker | ApacheKafka | None = None
         self.redis: EmbeddedRedis | None = None
         self.addresses = Addresses(settings.kafka.bootstrap, settings.redis.url, "")
 
@@ -105,13 +107,31 @@ class Stack:
         (self._home / RUN_FILE).unlink(missing_ok=True)
 
     def _start_servers(self, logs: Path) -> None:
-        if not self._settings.kafka.bootstrap:
-            self.broker = self._cleanup.enter_context(EmbeddedBroker(logs / "broker"))
-            self.addresses.broker = self.broker.bootstrap
-        if not self._settings.redis.url:
-            self.redis = self._cleanup.enter_context(EmbeddedRedis(logs / "redis"))
+        settings, stays = self._settings, self._settings.apache.enabled
+        if stays and settings.kafka.bootstrap:
+            raise StartError(
+                "HEADRACE_KAFKA__BOOTSTRAP names a broker, so none is to be started: unset it, or "
+                "leave --kafka apache out"
+            )
+        if not settings.kafka.bootstrap:
+            folder = logs / "broker"
+            broker: EmbeddedBroker | ApacheKafka
+            broker = apache_kafka(settings, folder) if stays else EmbeddedBroker(folder)
+            self._cleanup.enter_context(broker)
+            self.broker, self.addresses.broker = broker, broker.bootstrap
+        if not settings.redis.url:
+            folder = logs / "redis"
+            store = durable_redis(settings, folder) if stays else EmbeddedRedis(folder)
+            self.redis = self._cleanup.enter_context(store)
             self.addresses.redis = self.redis.url
+        for server in self._servers():
+            self._restarts[server.name] = 0
+            self._started_s[server.name] = time.monotonic()
         self.create_topics()
+
+    def _servers(self) -> list[EmbeddedBroker | ApacheKafka | EmbeddedRedis]:
+        """The broker and the Redis that were started here."""
+        return [server for server in (self.broker, self.redis) if server is not None]
 
     @property
     def settings(self) -> Settings:
@@ -159,7 +179,7 @@ class Stack:
         """Starts the archive flow. An embedded log, new at each start, gets a lake of its own."""
         port = self._settings.metrics.archive_port or free_port()
         folder = self._settings.lake()
-        if self.broker is not None and self._settings.archive.folder is None:
+        if isinstance(self.broker, EmbeddedBroker) and self._settings.archive.folder is None:
             folder = folder / f"{datetime.now(UTC):%Y-%m-%dT%H%M%S}"
         self.addresses.lake = str(folder.resolve())
         self.addresses.metrics["archive"] = self._metrics_url(port)
@@ -221,12 +241,15 @@ class Stack:
     def watch(self) -> None:
         """Starts what has ended again, after a growing pause. Call it about once a second.
 
-        Raises StartError when the embedded broker or Redis has ended: the log is gone, so the
-        whole stack must start anew.
+        Raises StartError when the embedded broker has ended: the log is gone, so the whole stack
+        must start anew. Rows that an embedded Redis has lost, the flow has in memory or the log.
         """
-        for server in (self.broker, self.redis):
-            if server is not None and not server.is_alive():
+        for server in self._servers():
+            if server.is_alive():
+                continue
+            if isinstance(server, EmbeddedBroker):
                 raise StartError(f"{server.name} has ended; its data is gone: start the stack anew")
+            self._restart(server.name, server)
         for name, process in self._processes.items():
             if not process.is_alive() and self._is_worth_starting(name, process):
                 self._restart(name, process)
@@ -266,10 +289,12 @@ class Stack:
         """Every server and process, and whether it answers."""
         found = [
             ProcessStatus(
-                server.name, server.pid if server.is_alive() else None, server.answers(), 0
+                server.name,
+                server.pid if server.is_alive() else None,
+                server.answers(),
+                self._restarts[server.name],
             )
-            for server in (self.broker, self.redis)
-            if server is not None
+            for server in self._servers()
         ]
         for name, process in self._processes.items():
             pid = process.pid if process.is_alive() else None
@@ -287,9 +312,9 @@ class Stack:
                 for name, process in self._processes.items()
             },
         }
-        servers: list[ChildServer] = [s for s in (self.broker, self.redis) if s is not None]
-        for server in servers:
-            found["processes"][server.name] = {"pid": server.pid}  # type: ignore[index]
+        for server in self._servers():
+            pid = server.pid if server.is_alive() else None
+            found["processes"][server.name] = {"pid": pid}  # type: ignore[index]
         path = self._home / RUN_FILE
         temporary = path.with_suffix(".tmp")
         temporary.unlink(missing_ok=True)
@@ -334,8 +359,3 @@ def is_ready(metrics_url: str) -> bool:
             return b"headrace_ready 1.0" in answer.read()
     except OSError:
         return False
-
-
-def bundles_folder(settings: Settings) -> Path:
-    """Where bundles of models lie on this machine."""
-    return settings.home / "bundles"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ from prometheus_client import Counter, Gauge, start_http_server
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 READY = Gauge("headrace_ready", "1 when the process does its work, 0 while it starts or ends")
+BUILD = Gauge("headrace_build_info", "1 for the version of Headrace that runs", ["version"])
 
 LINES_DROPPED = Counter(
     "headrace_log_lines_dropped", "Lines of log that were too many, by what they tell", ["event"]
@@ -113,6 +115,7 @@ def serve_metrics(host: str, port: int, *, wait_s: float = PORT_WAIT_S) -> int:
     names host and port, where it cannot listen.
     """
     READY.set(0)
+    BUILD.labels(_version()).set(1)
     attempts = Retrying(
         retry=retry_if_exception(_is_taken),
         stop=stop_after_delay(wait_s),
@@ -127,6 +130,25 @@ def serve_metrics(host: str, port: int, *, wait_s: float = PORT_WAIT_S) -> int:
             f"there, or name another port, HEADRACE_METRICS__..._PORT (0: a free one)"
         ) from error
     return int(server.server_port)
+
+
+def switch_off_metrics() -> None:
+    """Has every metric of this process but readiness and version count nothing.
+
+    Call it before anything else is made.
+    """
+    from features import metrics as of_all  # noqa: PLC0415 (in this rare case alone)
+    from serving import metrics as of_serving  # noqa: PLC0415
+    from streams import metrics as of_streams  # noqa: PLC0415
+
+    of_all.switch_off(of_all, of_serving, of_streams)
+
+
+def _version() -> str:
+    try:
+        return version("headrace")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "unknown"
 
 
 def _is_taken(error: BaseException) -> bool:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Event
+from typing import Final
 
 import structlog
 from prometheus_client import REGISTRY
@@ -26,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from features.log import LogError, partitions_of
+from features.metrics import is_metric
 from infra import topics
 from infra.embedded import LOOPBACK, ChildServer, StartError, free_port
 from infra.settings import Settings
@@ -35,6 +37,9 @@ from infra.telemetry import READY, serve_metrics
 WATCH_EVERY_S = 0.2
 STOP_GRACE_S = 8.0  # less than what the owner of this process grants it
 SCRAPE_TIMEOUT_S = 1.0
+FLOW_METRICS: Final = (
+    "headrace_stream", "headrace_freshness", "headrace_source", "headrace_redis"
+)  # fmt: skip
 PANIC_S = 2.0  # the others notice a worker's end within that
 
 log = structlog.get_logger(__name__)
@@ -51,6 +56,7 @@ def run_workers(settings: Settings, n_workers: int, stop: Event) -> None:
     with after_predecessors(settings), ExitStack() as cleanup:
         workers = start_all(settings, n_workers, port, cleanup)
         urls = [f"http://{LOOPBACK}:{port + 1 + i}/metrics" for i in range(n_workers)]
+        hand_over_metrics()
         REGISTRY.register(WorkerMetrics(urls))
         serve_metrics(settings.metrics.host, port)
         READY.set(1)
@@ -176,6 +182,17 @@ def end_all(processes: list[ChildServer], limit_s: float) -> None:
         process.wait(max(deadline_s - time.monotonic(), 0.0))
 
 
+def hand_over_metrics() -> None:
+    """Leaves metrics to the processes that do the work: under each name one of them tells."""
+    modules = (
+        sys.modules.get(f"{package}.metrics") for package in ("features", "streams", "serving")
+    )
+    for module in filter(None, modules):
+        for metric in filter(is_metric, vars(module).values()):
+            with suppress(KeyError):  # it has gone already, by another name
+                REGISTRY.unregister(metric)
+
+
 class WorkerMetrics(Collector):
     """What several processes tell Prometheus, under the names they use, with a label more.
 
@@ -185,7 +202,7 @@ class WorkerMetrics(Collector):
     def __init__(
         self,
         urls: list[str],
-        prefixes: tuple[str, ...] = ("headrace_stream",),
+        prefixes: tuple[str, ...] = FLOW_METRICS,
         label: str = "worker",
     ) -> None:
         self._urls = urls

@@ -65,7 +65,7 @@ from features.user_habits import EPOCH_WEEKDAY, NEW, NEW_EVENTS, POWER, REGULAR
 from features.user_sessions import SESSION_GAP_MS
 from features.vocabulary import N_ARMS, Arm
 from features.windows import DAY_MS, HOUR_MS
-from online_models.reward import RewardTable
+from online_models.reward_table import RewardTable
 
 RANKER: Final = int(Arm.RANKER)  # who takes over where an arm has nothing left
 N_DIMS: Final = 8

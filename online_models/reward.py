@@ -10,14 +10,13 @@ The reward of a slot is a function of the set of its answers, not of the order i
 Folding is idempotent, so an answer that comes twice counts once.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from typing import Final, NamedTuple
 
 from features.events import MAX_RATING
 from features.outcomes import UNKNOWN_SHARE
 from features.vocabulary import EventType
+from online_models.reward_table import RewardTable
 
 MIDDLE_RATING: Final = MAX_RATING / 2
 COMPLETE_SHARE: Final = 0.9  # who has seen this much has seen it: the rest are the credits
@@ -28,36 +27,6 @@ TAKEN_UP: Final = frozenset({
     EventType.CLICK, EventType.PLAY, EventType.PROGRESS, EventType.COMPLETE, EventType.LIKE,
     EventType.ADD, EventType.SHARE, EventType.SEARCH,
 })  # fmt: skip
-
-
-class RewardError(ValueError):
-    """A reward outside -1..1; the message names field, expectation and value."""
-
-
-@dataclass(frozen=True, slots=True)
-class RewardTable:
-    """The reward of each deed, -1..1. A partial watch earns its share of `complete`.
-
-    >>> RewardTable(like=2.0)
-    Traceback (most recent call last):
-    online_models.reward.RewardError: rewards.like must be within -1..1; got 2.0
-    """
-
-    complete: float = 1.0
-    like: float = 0.8
-    dislike: float = -1.0
-    skip: float = -0.5
-    share: float = 0.6
-    add: float = 0.5
-    play: float = 0.1
-    click: float = 0.1
-    search: float = 0.1
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value: float = getattr(self, field.name)
-            if not (math.isfinite(value) and -1.0 <= value <= 1.0):
-                raise RewardError(f"rewards.{field.name} must be within -1..1; got {value}")
 
 
 class Deed(NamedTuple):

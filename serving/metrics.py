@@ -2,8 +2,10 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from features import metrics as shared
 from serving.histograms import Histograms
 
+AGES = shared.AGES
 REQUESTS = Counter("headrace_serving_requests", "Calls by method and status", ["method", "code"])
 LATENCY = Histograms(
     "headrace_serving_latency_seconds",
@@ -139,6 +141,29 @@ SLATE_DIVERSITY = Histogram(
     "headrace_slate_diversity",
     "Mean of 1 - cosine of content vectors over the pairs of a slate",
     buckets=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+)
+SLATE_NOVELTY = Histogram(
+    "headrace_slate_novelty_bits",
+    "Mean of -log2 of the titles' shares in all engagement, over a slate, in bits",
+    buckets=[4, 6, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20],
+)
+SLATE_LONG_TAIL = Histogram(
+    "headrace_slate_long_tail_share",
+    "Share (0 to 1) of a slate outside the titles that have 80 % of all engagement",
+    buckets=[0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+)
+SLATE_COVERAGE = Gauge(
+    "headrace_slate_coverage_titles", "Different titles that this process served in the last hour"
+)
+SLATE_GINI = Gauge(
+    "headrace_slate_gini",
+    "Inequality (0 to 1) of how often these were served; 0: all alike",
+)
+BUNDLE_INFO = Gauge(
+    "headrace_serving_bundle_info", "1 for the bundle that slates come from", ["version"]
+)
+BUNDLE_AGE = Gauge(
+    "headrace_serving_bundle_age_seconds", "Since the bundle in use was made; -1: there is none"
 )
 SLATE_GENRE_ENTROPY = Histogram(
     "headrace_slate_genre_entropy_bits",

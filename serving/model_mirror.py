@@ -76,6 +76,7 @@ class ModelMirror:
         self._config = config
         self._topic = topic
         self._readers = dict(readers)
+        self._source = metrics.AGES.source("models")
         self._clock = clock
         self._subscribers: list[Callable[[LearnedState], None]] = []
         self._is_new_log = False  # the log that answers is not the one that `current` is of
@@ -296,6 +297,8 @@ class ModelMirror:
                     self.take(value)
             if self._connection_lost.is_set():
                 self._require_same_log(consumer)
+            else:
+                self._source.heard()
 
     def _require_same_log(self, consumer: Consumer) -> None:
         """Raises LogError where another log answers, or one that came back without its records."""

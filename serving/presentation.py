@@ -19,6 +19,7 @@ from serving.slate import SlateItem
 
 RANKER_NAME = ARM_NAMES[Arm.RANKER]
 _SEEN_FRACTION = RANKING_COLUMNS.index("seen_fraction")
+_WORDS_OF = {int(source): words for source, words in WORDS.items()}
 
 
 class Offer(NamedTuple):
@@ -47,14 +48,24 @@ class Presentation:
         rule_of: Mapping[int, str] = MappingProxyType({}),
     ) -> tuple[SlateItem, ...]:
         """The items of a plan; `clicks` are probabilities by slot, `rule_of` by catalogue slot."""
-        features = found.features[plan.places]
-        items = (
-            self._chosen(plan, k, found, float(scores[place]), features[k], clicks[k])
-            for k, place in enumerate(plan.places)
+        places = np.array(plan.places, np.int64)
+        slots, features = found.slots[places].tolist(), found.features[places]
+        columns = zip(
+            slots,
+            found.primary[places].tolist(),
+            found.causes[places].tolist(),
+            scores[places].tolist(),
+            features,
+            features[:, _SEEN_FRACTION].tolist(),
+            clicks,
+            strict=True,
+        )  # lists: one look into an array takes as long as twenty into a list
+        items = tuple(
+            self._chosen(plan, k, found.genres, *column) for k, column in enumerate(columns)
         )
         if not rule_of:
-            return tuple(items)
-        moved_by = [rule_of.get(slot, "") for slot in found.slots[plan.places].tolist()]
+            return items
+        moved_by = [rule_of.get(slot, "") for slot in slots]
         return tuple(
             replace(item, rule_id=rule_id) if rule_id else item
             for item, rule_id in zip(items, moved_by, strict=True)
@@ -87,23 +98,23 @@ class Presentation:
     def offer(self, found: Candidates, place: int) -> Offer:
         """What its sources say of a candidate."""
         slot, bits = int(found.slots[place]), int(found.sources[place])
-        words, cause_id, _, reason = self._words(found, place)
+        source, cause = int(found.primary[place]), int(found.causes[place])
+        words, cause_id, _, reason = self._words(slot, source, cause, found.genres)
         others = (WORDS[source].name for source in Source if bits >> source & 1)
         names = (words.name, *(name for name in others if name != words.name))
         table = self._table
         return Offer(table.item_ids[slot], table.titles[slot], names, cause_id, reason, words.kind)
 
     def _words(
-        self, found: Candidates, place: int
+        self, slot: int, source: int, cause: int, genres: int
     ) -> tuple[SourceWords, str, str, str]:  # words, cause's id, cause's title, reason
-        """What the source of a candidate says of it."""
-        table = self._table
-        words = WORDS[Source(int(found.primary[place]))]
-        if words.has_cause and (cause := int(found.causes[place])) != NO_CAUSE:
+        """What the source of a candidate says of it; `genres` are those of the candidates."""
+        table, words = self._table, _WORDS_OF[source]
+        if words.has_cause and cause != NO_CAUSE:
             title = table.titles[cause]
             return words, table.item_ids[cause], title, words.reason.format(cause=title)
         if words.has_genre:
-            genre = genre_among(int(table.genres[found.slots[place]]) & found.genres)
+            genre = genre_among(int(table.genres[slot]) & genres)
             return words, "", "", words.reason.format(genre=genre)
         return words, "", "", words.reason
 
@@ -111,15 +122,18 @@ class Presentation:
         self,
         plan: Plan,
         k: int,
-        found: Candidates,
+        genres: int,
+        slot: int,
+        source: int,
+        cause: int,
         score: float,
         features: NDArray[np.float32],
+        seen_fraction: float,
         click_probability: float,
     ) -> SlateItem:
         """The title in slot `k` of a plan."""
-        table, place = self._table, plan.places[k]
-        slot, arm = int(found.slots[place]), plan.arms[k]
-        words, cause_id, cause_title, reason = self._words(found, place)
+        table, arm = self._table, plan.arms[k]
+        words, cause_id, cause_title, reason = self._words(slot, source, cause, genres)
         mean, weight = (0.0, 0.0)
         if plan.belief is not None and arm != PINNED:
             mean, weight = float(plan.belief.means[arm]), float(plan.belief.weights[arm])
@@ -139,7 +153,7 @@ class Presentation:
             weight,
             click_probability,
             words.kind,
-            float(features[_SEEN_FRACTION]),
+            seen_fraction,
         )
 
 

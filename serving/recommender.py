@@ -135,6 +135,13 @@ class Recommender:
         learned = self._knowledge.learned
         return "" if learned is None else learned.bundle.version
 
+    @property
+    def bundle_made_ms(self) -> int:
+        """When the bundle in use was made; 0 without one."""
+        learned = self._knowledge.learned
+        manifest = None if learned is None else learned.bundle.manifest
+        return 0 if manifest is None else manifest.created_at_ms
+
     def trial(self, bundle: Bundle) -> "Recommender":
         """Another one over the same catalogue and mirror, to try a bundle in another thread."""
         return Recommender(

@@ -182,7 +182,9 @@ class Repeats:
         """The answer, and its record on its way."""
         missing = Slate((), "", "", 0, viewer.degraded)
         now_ms = self._clock.now_ms()
-        decision = Decision(query, missing, now_ms, included, kept.decision, is_cached=True)
+        decision = Decision(
+            query, missing, now_ms, included, kept.decision, is_cached=True, shown=kept.shown
+        )
         asyncio.get_running_loop().call_soon(self._record, decision)
         head = wire.answer_head(
             query.request_id,

@@ -316,7 +316,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         _count(decision, state_age_ms)
         body = wire.answer_body(decision.slate, debug=query.debug)
         answer = wire.recommend_answer(decision, viewer, state_age_ms, self._items_age_ms(), body)
-        shown = shown_of(decision.slate)
+        shown = decision.shown = shown_of(decision.slate)
         token = self._pages.next(digest, Page(query.page_number, query.shown), shown)
         metrics.STAGES["build"].observe(time.perf_counter() - started_s)
         finish = partial(self._finish, decision, viewer, key, body, shown)

@@ -122,6 +122,7 @@ class Decision:
     included: tuple[Position, ...] = field(default=())
     body: bytes = b""  # the slate as it is recorded, where that is written already
     is_cached: bool = False  # a slate made earlier; then `slate` says what was missing this time
+    shown: NDArray[np.uint64] | None = None  # ids of its titles, where another page may follow
 
 
 @dataclass(frozen=True, slots=True)

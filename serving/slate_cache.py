@@ -62,6 +62,7 @@ class SlateCache:
         self._max_bytes = max_bytes
         self._monotonic_s = monotonic_s
         self._kept: OrderedDict[Key, KeptSlate] = OrderedDict()
+        self._of_nobody: dict[Key, None] = {}  # a set in order: keys of slates of no viewer
         self._generation = 0
         self.n_bytes = 0
 
@@ -109,6 +110,7 @@ class SlateCache:
         """Keeps a slate; others give way where it is too much."""
         now_s = self._monotonic_s()
         before = self._kept.pop(key, None)
+        self._of_nobody.pop(key, None)
         if before is not None:
             self.n_bytes -= before.size
         kept = KeptSlate(
@@ -116,6 +118,8 @@ class SlateCache:
             now_s if before is None else before.asked_s, shown,
         )  # fmt: skip
         self._kept[key] = kept
+        if position is None:
+            self._of_nobody[key] = None
         self.n_bytes += kept.size
         while len(self._kept) > self._max_slates or self.n_bytes > self._max_bytes:
             self._drop(next(iter(self._kept)), "room")
@@ -132,12 +136,13 @@ class SlateCache:
     def due(self, share: float, asked_within_s: float, most: int) -> list[tuple[Key, KeptSlate]]:
         """Slates of no viewer that were asked for lately and are older than a share of their time.
 
-        At most so many; of an older generation none.
+        At most so many; of an older generation none. O(slates of no viewer).
         """
         now_s = self._monotonic_s()
         found = []
-        for key, kept in list(self._kept.items()):
-            if kept.position is not None or now_s - kept.asked_s > asked_within_s:
+        for key in list(self._of_nobody):
+            kept = self._kept[key]
+            if now_s - kept.asked_s > asked_within_s:
                 continue
             if self.key_of(kept.query, is_anonymous=True) != key:
                 continue
@@ -154,6 +159,7 @@ class SlateCache:
 
     def _drop(self, key: Key, why: str) -> None:
         kept = self._kept.pop(key, None)
+        self._of_nobody.pop(key, None)
         if kept is not None:
             self.n_bytes -= kept.size
             metrics.CACHE_EVICTIONS[why].inc()

@@ -10,6 +10,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from features.log import LogConfig, LogError, end_offsets, partitions_of
+from serving import metrics
 
 CONSUME_BATCH = 100
 CONSUME_S = 0.1
@@ -50,6 +51,7 @@ class Tail:
         self._config = config
         self._topic = topic
         self._name = name
+        self._source = metrics.AGES.source(name)
         self._begin_reading = begin
         self._take_all = take
         self._stopping = threading.Event()
@@ -120,6 +122,8 @@ class Tail:
         try:
             while not self._stopping.is_set():
                 self._take(start, _arrived(consumer))
+                if not self._connection_lost.is_set():
+                    self._source.heard()
                 if self._connection_lost.is_set() and not self._is_same_log(consumer, start):
                     self._start = None
                 if self._start is None:

@@ -219,7 +219,10 @@ class Tracker:
         *,
         max_in_flight: int = 2_000,
         timeout_s: float = 2.0,
+        acknowledged: Callable[[tuple[str, str], Position], None] = lambda _viewer, _at: None,
     ) -> None:
+        """`acknowledged` is told of each event that the log has: account and profile, and where."""
+        self._acknowledged = acknowledged
         self._writer = writer
         self._topic = topic
         self._clock = clock
@@ -284,6 +287,8 @@ class Tracker:
             self._note(answer, interaction.event_id)
             if publish is not None:
                 _end(publish, answer)
+            if isinstance(answer, Position):
+                self._acknowledged((interaction.user_id, interaction.profile_id), answer)
             if not outcome.done():
                 outcome.set_result(answer)
 

@@ -11,6 +11,7 @@ import structlog
 from features.compiled import Rows
 from features.ids import viewer_hash
 from features.position import Position
+from features.redis_store import note_error
 from features.row_reader import RowPosition
 from serving import metrics
 from serving.slate import Query, Viewer
@@ -133,6 +134,7 @@ class ViewerReader:
 
     def _note_failure(self, error: Exception, query: Query) -> None:
         metrics.REDIS_FAILURES.inc()
+        note_error(error)
         if self._try_again_s is None:
             log.warning("viewers_unreadable", reason=str(error), request_id=query.request_id)
         self._try_again_s = self._monotonic_s() + self._rest_s

@@ -36,6 +36,7 @@ from features.lake import LakeError, LogIdentity
 from features.log import CONTENT_TYPE, JSON_TYPE, LogConfig, LogError, partitions_of
 from streams import metrics
 from streams.kafka import ALWAYS, CallSink, Records
+from streams.log_watch import LogWatch, Place, impression_time, interaction_time, outcome_time
 
 MAX_BATCH = 2_000
 WAIT_S = 0.1  # for a batch to fill: nobody waits for the lake
@@ -94,11 +95,14 @@ IMPRESSION_COLUMNS = (
     ("features", pa.list_(pa.float32())),
 )
 
+EVENT_TIMES = {
+    lake.INTERACTIONS: interaction_time,
+    lake.IMPRESSIONS: impression_time,
+    lake.OUTCOMES: outcome_time,
+}
 DECODED = tuple(name for name, _ in INTERACTION_COLUMNS[len(lake.RAW) :])
 UNKNOWN = (None,) * len(DECODED)  # of a record that is no event
 values_of = attrgetter(*DECODED)
-
-Place = tuple[str, int]  # a topic and a partition of it
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +119,7 @@ class ArchiveParts:
     rows_per_file: int = 100_000
     accept_gap: bool = False  # whether to go on where the log no longer has the next record
     stop: Event = field(default_factory=Event)
+    is_watched: bool = False  # whether lag is measured, by a thread
 
 
 @contextmanager
@@ -360,6 +365,21 @@ class LogReader(StatefulSourcePartition[Records, None]):
             for topic, partition in places
         ]
         self._consumer.assign(starts)
+        self._starts = {(start.topic, start.partition): start.offset for start in starts}
+        self._group = parts.group
+        self._looked = metrics.AGES.source("applied", parts.group)
+        self._watch = self._watching(parts) if parts.is_watched else None
+
+    def _watching(self, parts: ArchiveParts) -> LogWatch:
+        times = {
+            parts.topics.get(table, ""): event_time for table, event_time in EVENT_TIMES.items()
+        }
+        watch = LogWatch(parts.log, parts.group, self._archived, times)
+        watch.start()
+        return watch
+
+    def _archived(self) -> Mapping[Place, int]:
+        return {**self._starts, **self._writer.durable}
 
     def _start(self, place: Place, accept_gap: bool) -> int:
         """Where a partition goes on: behind its last file, else where the log begins."""
@@ -380,6 +400,7 @@ class LogReader(StatefulSourcePartition[Records, None]):
         """What arrives within a tenth of a second, as one item."""
         if self._stop.is_set():
             raise StopIteration
+        self._looked.heard()
         records = [r for r in self._consumer.consume(MAX_BATCH, WAIT_S) if self._is_data(r)]
         if not records:
             self._writer.flush_if_due()
@@ -396,15 +417,12 @@ class LogReader(StatefulSourcePartition[Records, None]):
             offsets = [TopicPartition(*place, at) for place, at in news.items()]
             self._consumer.commit(offsets=offsets, asynchronous=True)
             self._committed.update(news)
-        for (topic, partition), at in self._writer.durable.items():
-            _, high = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), cached=True
-            )
-            if high >= 0:
-                metrics.LAG.labels(topic, partition).set(max(high - at, 0))
 
     def close(self) -> None:
         """Closes the consumer."""
+        if self._watch is not None:
+            self._watch.stop()
+        metrics.AGES.forget("applied", self._group)
         self._consumer.close()
 
     def _is_data(self, record: Message) -> bool:

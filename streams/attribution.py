@@ -27,6 +27,7 @@ from features.outcomes import NO_ANSWER_MS, NO_ROLLBACK, Outcome
 from features.position import Position
 from streams import metrics
 from streams.kafka import CallSink
+from streams.log_watch import impression_time, interaction_time
 from streams.merged_log import NEVER_MS, MergedBatch, MergedSource, MergeParts, read_starts
 from streams.open_slates import Attribution, AttributionRules
 
@@ -61,6 +62,7 @@ class AttributionParts:
     clock: Clock = field(default_factory=WallClock)  # as the broker's, whose times are compared
     stop: Event = field(default_factory=Event)
     at_end: list[Callable[[], None]] | None = None
+    is_watched: bool = False  # whether lag is measured, by a thread
 
 
 def build_flow(parts: AttributionParts) -> Dataflow:
@@ -90,6 +92,8 @@ def add_attribution(flow: Dataflow, parts: AttributionParts) -> None:
         stop=parts.stop,
         clock=parts.clock,
         at_end=parts.at_end,
+        event_times={topics.impressions: impression_time, topics.interactions: interaction_time},
+        is_watched=parts.is_watched,
     )
     batches = op.input("read_slates_and_answers", flow, MergedSource(merge))
     outcomes = op.map("attribute", batches, Attribute(parts.rules, partitions, known))

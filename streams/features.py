@@ -13,7 +13,7 @@ others too, so after a crash the positions alone tell what is still to be done. 
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import Any, TypeGuard
@@ -29,7 +29,7 @@ from features.clock import Clock, StreamClock
 from features.compiled import Rows
 from features.decode import decode_records
 from features.erasure import ErasureLedger, erasures_in
-from features.events import CLAMPED
+from features.events import CLAMPED, kind_of
 from features.global_rates import DEFAULT_PRIORS
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
 from features.log import LogConfig
@@ -42,8 +42,10 @@ from streams import metrics
 from streams.dead_letters import dead_letter
 from streams.erasures import ledger_record
 from streams.failures import reported
+from streams.hot_keys import RecentKeys
 from streams.kafka import CallSink, KafkaSink, KafkaSource, OutRecord, Records
 from streams.partition_tables import PartitionTables
+from streams.progress import Ends, Progress
 from streams.sharding import shard_keys
 from streams.tellings import tell_bad, tell_flagged
 from streams.tracing import FlowTraces
@@ -60,6 +62,7 @@ from streams.write_order import (
 TABLE_NAMES = {"c": "covisitation", "s": "segment", "g": "global"}  # as metrics call them
 SWEEP_EVERY = timedelta(seconds=1)
 SWEEPS_PER_ROUND = 60  # every title's columns are looked at once a minute
+LATE_MS = 300_000  # as long as the shortest window
 TELL_EVERY = timedelta(milliseconds=100)  # servers hear of a title at once, then this often
 
 Shard = str
@@ -83,6 +86,7 @@ class RowWrites:
     table: Table
     rows: Rows
     logged_at_ms: int  # of the newest event in them
+    ends: Ends = field(default_factory=dict)  # what lies before these offsets is in rows then
 
 
 Change = RowWrites | ItemUpdate
@@ -109,6 +113,8 @@ class FlowParts:
     refresh_titles: Callable[[], None] = lambda: None
     priors: Callable[[], NDArray[np.float32]] = lambda: DEFAULT_PRIORS  # rates of genres, of now
     at_end: list[Callable[[], None]] = field(default_factory=list)  # once every worker has ended
+    progress: Progress = field(default_factory=Progress)
+    is_watched: bool = False  # whether lag is measured, by a thread
     traces: FlowTraces | None = None  # of sampled events; None: nobody asks
     keys: tuple[str, ...] = field(init=False)  # of the shards, by worker
     tickets: Tickets = field(default_factory=Tickets, init=False)
@@ -122,6 +128,11 @@ class FlowParts:
             self.settle()
 
     ledger: ErasureLedger = field(default_factory=ErasureLedger)
+
+    def store(self, batches: list[RowWrites]) -> None:
+        """Writes rows, the last of their batches; the work on these is over."""
+        metrics.BATCH_SECONDS.observe(self.progress.take_work_s())
+        self.write_rows(batches)
 
 
 def build_flow(parts: FlowParts) -> Dataflow:
@@ -137,6 +148,8 @@ def build_flow(parts: FlowParts) -> Dataflow:
         settle=parts.settle,
         may_read=parts.tickets.have_room,
         at_end=parts.at_end,
+        progress=parts.progress,
+        is_watched=parts.is_watched,
     )
     records = op.input("read_interactions", flow, source)
     decoded = op.flat_map("decode_records", records, Decoder(parts))
@@ -146,7 +159,7 @@ def build_flow(parts: FlowParts) -> Dataflow:
 
     changes = (_one_worker if parts.n_workers == 1 else _several_workers)(parts, split.falses)
     kinds: BranchOut[ItemUpdate, Any] = op.branch("split_updates_from_rows", changes, is_update)
-    op.output("write_rows", kinds.falses, CallSink(lambda: parts.write_rows, parts.settle_at_end))
+    op.output("write_rows", kinds.falses, CallSink(lambda: parts.store, parts.settle_at_end))
     updates = op.map("encode_update", kinds.trues, UpdateEncoder(parts.topics.item_updates))
     op.output("write_item_updates", updates, KafkaSink(parts.log, durable=False))
     return flow
@@ -221,11 +234,17 @@ class Decoder:
 
     def __init__(self, parts: FlowParts) -> None:
         self._parts = parts
+        self._users, self._items = RecentKeys(), RecentKeys()
+        metrics.HOT_KEY_SHARE.labels("user").set_function(self._users.hottest_share)
+        metrics.HOT_KEY_SHARE.labels("item").set_function(self._items.hottest_share)
 
     @reported
     def __call__(self, records: Records) -> list[Keyed | OutRecord]:
         """Everything that a batch of records becomes."""
-        return list(self._decoded(records))
+        begun_s = time.perf_counter()
+        out = list(self._decoded(records))
+        self._parts.progress.work_since(begun_s)
+        return out
 
     def _decoded(self, records: Records) -> Iterator[Keyed | OutRecord]:
         parts = self._parts
@@ -235,9 +254,9 @@ class Decoder:
         if parts.traces is not None:
             parts.traces.read(records, decoded, start_ns)
         for bad in decoded.bad:
+            metrics.BAD_RECORDS.labels(kind_of(bad.reason)).inc()
             yield dead_letter(bad, parts.topics.dead_letters)
         tell_bad(decoded.bad)
-        metrics.BAD_RECORDS.inc(len(decoded.bad))
         events = decoded.events
         tell_flagged(records, events, "event_clamped", (events["flags"] & CLAMPED) != 0)
         misrouted = events["key_hash"] % parts.n_partitions != events["partition"]
@@ -248,14 +267,23 @@ class Decoder:
         yield from self._erasures(events)
         parts.ledger.flag(events)
         parts.titles.enrich(events)
-        metrics.CLAMPED.inc(int(np.count_nonzero(events["flags"] & CLAMPED)))
+        self._observe(events)
         metrics.BATCH.observe(len(records))
+        parts.progress.decoded(has_events=parts.n_workers == 1 or len(events) > 0)
         if parts.n_workers == 1:
             yield parts.keys[0], events
             return
         shards = events["partition"] % parts.n_workers
         for shard in np.unique(shards):
             yield parts.keys[shard], taken(events, shards == shard)
+
+    def _observe(self, events: Rows) -> None:
+        metrics.CLAMPED.inc(int(np.count_nonzero(events["flags"] & CLAMPED)))
+        clock = self._parts.clock
+        now_ms = clock.now_ms() if isinstance(clock, StreamClock) else events["logged_at_ms"]
+        metrics.LATE.inc(int(np.count_nonzero(now_ms - events["at_ms"] > LATE_MS)))
+        self._users.add(events["user"])
+        self._items.add(events["item"])
 
     def _erasures(self, events: Rows) -> Iterator[OutRecord]:
         """Entries for erasures that the ledger lacks: whoever asked for one may have died since."""
@@ -285,14 +313,20 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
     """Owns the rows of the users of some partitions, and those that the partitions feed."""
 
     def __init__(self, parts: FlowParts) -> None:
+        self._progress = parts.progress
         self._cache = parts.user_rows()
         self._tables = PartitionTables(parts.partition_rows)
+        self._watches = [
+            CacheWatch("user", self._cache),
+            *(CacheWatch(TABLE_NAMES[c.store.table.letter], c) for c in self._tables.caches()),
+        ]
         self._keys = parts.keys
         self._own_key = parts.keys[parts.worker]
 
     @reported
     def on_batch(self, values: list[Rows]) -> tuple[Iterable[Keyed], bool]:
         """Takes events in; first come the events for titles, then the changed rows."""
+        begun_s = time.perf_counter()
         events = joined(values)
         slots = self._cache.slots_of(np.ascontiguousarray(events["user"]))
         effects = np.empty(len(events), np.uint8)
@@ -302,10 +336,17 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
         if len(changed):
             changes.append((USERS, taken(self._cache.rows, changed)))
         out: list[Keyed] = list(self._by_item_shard(events))
+        ends = self._progress.worked_off(len(values))
         if changes:  # there may be no event at all, where all were moved
             logged_at_ms = int(events["logged_at_ms"].max())
             key = self._own_key
-            out.extend((key, RowWrites(table, rows, logged_at_ms)) for table, rows in changes)
+            *others, last = [RowWrites(table, rows, logged_at_ms) for table, rows in changes]
+            out.extend((key, writes) for writes in (*others, replace(last, ends=ends)))
+            age_ms = time.time_ns() // 1_000_000 - logged_at_ms
+            metrics.FRESHNESS_BY_STAGE.labels("applied").observe(max(age_ms, 0) / 1e3)
+        else:
+            self._progress.stored(ends)
+        self._progress.work_since(begun_s)
         return out, StatefulBatchLogic.RETAIN
 
     def _by_item_shard(self, events: Rows) -> Iterator[Keyed]:
@@ -324,9 +365,9 @@ class UserShard(StatefulBatchLogic[Rows, Keyed, None]):
     def snapshot(self) -> None:
         """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
         self._cache.next_epoch()
-        _observe_cache("user", self._cache)
-        for cache in self._tables.next_epoch():
-            _observe_cache(TABLE_NAMES[cache.store.table.letter], cache)
+        self._tables.next_epoch()
+        for watch in self._watches:
+            watch.observe()
 
 
 class ItemShard(StatefulBatchLogic[Any, Change, None]):
@@ -334,6 +375,8 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
 
     def __init__(self, parts: FlowParts) -> None:
         self._cache = parts.item_rows()
+        self._watch = CacheWatch("item", self._cache)
+        self._progress = parts.progress
         self._clock = parts.clock
         self._read_priors = parts.priors
         self._priors = parts.priors()
@@ -350,11 +393,13 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
     @reported
     def on_batch(self, values: list[Any]) -> tuple[Iterable[Change], bool]:
         """Takes events in; passes other rows on behind those of the titles they touched."""
+        begun_s = time.perf_counter()
         out: list[Change] = []
         events = [value for value in values if not isinstance(value, RowWrites)]
         if events:
             out.extend(self._apply(joined(events)))
         out.extend(value for value in values if isinstance(value, RowWrites))
+        self._progress.work_since(begun_s)
         return out, StatefulBatchLogic.RETAIN
 
     def _apply(self, events: Rows) -> Iterator[Change]:
@@ -416,7 +461,7 @@ class ItemShard(StatefulBatchLogic[Any, Change, None]):
     def snapshot(self) -> None:
         """Nothing to remember: rows are in the store. Tells the cache that an epoch has ended."""
         self._cache.next_epoch()
-        _observe_cache("item", self._cache)
+        self._watch.observe()
 
 
 class UpdateEncoder:
@@ -442,7 +487,22 @@ def _count_effects(effects: NDArray[np.uint8]) -> None:
             metrics.EVENTS.labels(name).inc(int(counts[effect]))
 
 
-def _observe_cache(table: str, cache: RowCache) -> None:
-    metrics.ROWS_RESIDENT.labels(table).set(len(cache))
-    metrics.ROW_LOADS.labels(table).set(cache.loads)
-    metrics.ROW_EVICTIONS.labels(table).set(cache.evictions)
+class CacheWatch:
+    """Tells how a row cache does."""
+
+    def __init__(self, table: str, cache: RowCache) -> None:
+        self._table = table
+        self._cache = cache
+        self._lookups = self._loads = 0  # as last told
+
+    def observe(self) -> None:
+        """Tells it as of now."""
+        cache, table = self._cache, self._table
+        loads = cache.loads - self._loads
+        hits = cache.lookups - self._lookups - loads
+        self._lookups, self._loads = cache.lookups, cache.loads
+        metrics.ROW_CACHE.labels(table, "hit").inc(hits)
+        metrics.ROW_CACHE.labels(table, "load").inc(loads)
+        metrics.ROWS_RESIDENT.labels(table).set(len(cache))
+        metrics.ROW_LOADS.labels(table).set(cache.loads)
+        metrics.ROW_EVICTIONS.labels(table).set(cache.evictions)

@@ -6,7 +6,7 @@ group's committed offsets, which ordinary Kafka tools can read. The sink reports
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event
@@ -20,6 +20,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from features.log import Headers, LogConfig, LogError, LogWriter, OffsetGoneError, partitions_of
 from streams import metrics
 from streams.failures import reported
+from streams.log_watch import LogWatch, Place, interaction_time
+from streams.progress import Progress
 
 MAX_BATCH = 6_000
 MAX_WRITE_BYTES = 2_000_000  # a dead letter holds a whole refused record and more
@@ -67,6 +69,8 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         settle: Callable[[], None] = lambda: None,
         may_read: Callable[[], bool] = lambda: True,
         at_end: list[Callable[[], None]] | None = None,
+        progress: Progress | None = None,
+        is_watched: bool = False,
     ) -> None:
         self._config = config
         self._topic = topic
@@ -77,6 +81,8 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
         self._settle = settle
         self._may_read = may_read
         self._at_end = at_end
+        self._progress = progress
+        self._is_watched = is_watched
 
     def list_parts(self) -> list[str]:
         """The reader of this process: Bytewax gives a part to a worker that lists it."""
@@ -102,6 +108,8 @@ class KafkaSource(FixedPartitionedSource[Records, None]):
             is_alone=self._n_readers == 1,
             may_read=self._may_read,
             at_end=self._at_end,
+            progress=self._progress,
+            is_watched=self._is_watched,
         )
 
 
@@ -120,6 +128,8 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         is_alone: bool = True,
         may_read: Callable[[], bool] = lambda: True,
         at_end: list[Callable[[], None]] | None = None,
+        progress: Progress | None = None,
+        is_watched: bool = False,
     ) -> None:
         self._topic = topic
         self._stop = stop
@@ -140,6 +150,20 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         # Offsets at the ends of the epochs before, oldest first.
         self._ended: deque[dict[int, int]] = deque(maxlen=1 if is_alone else 2)
         self._was_told_to_stop = False
+        self._progress = progress
+        if progress is not None:
+            progress.begin(self._next)
+        self._looked = metrics.AGES.source("applied", group)
+        self._watch = self._watching(config) if is_watched else None
+
+    def _watching(self, config: LogConfig) -> LogWatch:
+        watch = LogWatch(config, self._group, self._applied, {self._topic: interaction_time})
+        watch.start()
+        return watch
+
+    def _applied(self) -> Mapping[Place, int]:
+        ends = self._next if self._progress is None else self._progress.applied
+        return {(self._topic, p): at for p, at in ends.items()}
 
     @reported
     def next_batch(self) -> list[Records]:
@@ -150,6 +174,7 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         if not self._may_read():
             time.sleep(self._idle_poll_s)  # until other workers have caught up
             return []
+        self._looked.heard()
         first = self._consumer.poll(0)
         if first is None:
             self._settle()  # nothing has come meanwhile: a good time to wait for the store
@@ -160,7 +185,11 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         records = [record for record in records if self._is_data(record)]
         for record in records:
             self._next[record.partition()] = record.offset() + 1
-        return [records] if records else []
+        if not records:
+            return []
+        if self._progress is not None:
+            self._progress.read(self._next)
+        return [records]
 
     def next_awake(self) -> datetime:
         """At once: waiting is done in `poll`, where a record ends it."""
@@ -170,13 +199,13 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
     def snapshot(self) -> None:
         """At the end of an epoch, commits what an epoch before had read: it is in the store."""
         self._settle()
-        if len(self._ended) == self._ended.maxlen:
+        is_over = self._was_told_to_stop  # the last commit says it all, once it may
+        if len(self._ended) == self._ended.maxlen and not is_over:
             oldest = self._ended[0]
             offsets = [TopicPartition(self._topic, p, at) for p, at in oldest.items()]
             if offsets:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
         self._ended.append(dict(self._next))
-        self._observe_lag()
 
     def close(self) -> None:
         """Commits the rest when told to stop, once the flow has ended: then sinks have everything.
@@ -185,6 +214,9 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         refused must not be committed. So the last commit is left to whoever runs the flow, who
         calls what is in `at_end`; without one it is made at once.
         """
+        if self._watch is not None:
+            self._watch.stop()
+        metrics.AGES.forget("applied", self._group)
         if not self._was_told_to_stop:
             self._consumer.close()
         elif self._at_end is None:
@@ -217,14 +249,6 @@ class KafkaReader(StatefulSourcePartition[Records, None]):
         if error.fatal() or not error.retriable():
             log.warning("consumer_error", topic=self._topic, error=error.str())
         return False
-
-    def _observe_lag(self) -> None:
-        for partition, at in self._next.items():
-            _, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, partition), cached=True
-            )
-            if high >= 0:
-                metrics.LAG.labels(self._topic, partition).set(max(high - at, 0))
 
 
 def _starting_offsets(consumer: Consumer, topic: str, partitions: Sequence[int]) -> dict[int, int]:
@@ -283,7 +307,8 @@ class KafkaSinkPartition(StatelessSinkPartition[OutRecord]):
                 partition=record.partition,
             )
         if self._durable:
-            self._writer.flush()
+            with metrics.FLUSH_SECONDS.labels("log").time():
+                self._writer.flush()
         elif self._writer.first_failure is not None:
             raise LogError(self._writer.first_failure)
 

@@ -46,8 +46,10 @@ from features.registry import feature_version
 from online_models.base import Learns
 from online_models.learner import KEEP_EVERY_MS, Learner, Version
 from streams import metrics
+from streams.arm_news import count_slots
 from streams.failures import reported
 from streams.kafka import ALWAYS, CallSink, Records
+from streams.log_watch import LogWatch, outcome_time
 
 MAX_BATCH: Final = 2_000  # so that a version is never long overdue
 IDLE_POLL_S: Final = 0.01  # the wait ends with the first record
@@ -74,6 +76,7 @@ class LearningParts:
     learnt: Callable[[Mapping[str, Learns]], None] = lambda _: None  # told after each batch
     stop: Event = field(default_factory=Event)
     monotonic_s: Callable[[], float] = time.monotonic
+    is_watched: bool = False  # whether lag is measured, by a thread
 
 
 def add_learning(flow: Dataflow, parts: LearningParts) -> "Publisher":
@@ -209,6 +212,7 @@ class Publisher:
             metrics.ROLLBACKS.labels("followed").inc(now.rollbacks - before.rollbacks)
             refused = now.refused_rollbacks - before.refused_rollbacks
             metrics.ROLLBACKS.labels("refused").inc(refused)
+            count_slots(batch.records)
             self._note_oldest(batch)
             self._parts.learnt(self.learner.parts)
             self.publish_if_due()
@@ -335,6 +339,17 @@ class LearningReader(StatefulSourcePartition[Records, None]):
         self._consumer = Consumer(parts.log.consumer(parts.group))
         start = self._start(parts)
         self._consumer.assign([TopicPartition(self._topic, PARTITION, start)])
+        self._group = parts.group
+        self._looked = metrics.AGES.source("applied", parts.group)
+        self._watch = self._watching(parts) if parts.is_watched else None
+
+    def _watching(self, parts: LearningParts) -> LogWatch:
+        place, learner = (self._topic, PARTITION), self._publisher.learner
+        watch = LogWatch(
+            parts.log, parts.group, lambda: {place: learner.sequence}, {self._topic: outcome_time}
+        )
+        watch.start()
+        return watch
 
     def _start(self, parts: LearningParts) -> int:
         """Where to go on: behind what is learnt, or where the log begins."""
@@ -362,6 +377,7 @@ class LearningReader(StatefulSourcePartition[Records, None]):
         if self._stop.is_set():
             self._was_told_to_stop = True
             raise StopIteration
+        self._looked.heard()
         first = self._consumer.poll(0)
         if first is None:
             self._publisher.publish_if_due()
@@ -383,13 +399,12 @@ class LearningReader(StatefulSourcePartition[Records, None]):
         if at > self._committed:
             self._committed = at
             self._consumer.commit(offsets=[self._place(at)], asynchronous=True)
-        _, high = self._consumer.get_watermark_offsets(self._place(), cached=True)
-        if high >= 0:
-            lag = max(high - self._publisher.learner.sequence, 0)
-            metrics.LAG.labels(self._topic, PARTITION).set(lag)
 
     def close(self) -> None:
         """After a crash at once; else when the publisher has finished, with a last commit."""
+        if self._watch is not None:
+            self._watch.stop()
+        metrics.AGES.forget("applied", self._group)
         if self._was_told_to_stop:
             self._publisher.at_end.append(self._finish)
         else:
@@ -403,7 +418,7 @@ class LearningReader(StatefulSourcePartition[Records, None]):
             log.warning("last_commit_failed", topic=self._topic, error=str(error))
         self._consumer.close()
 
-    def _place(self, offset: int = -1) -> TopicPartition:
+    def _place(self, offset: int) -> TopicPartition:
         return TopicPartition(self._topic, PARTITION, offset)
 
     def _is_data(self, record: Message) -> bool:

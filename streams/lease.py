@@ -24,7 +24,9 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.redis_store import LOST, RedisConfig
+from features.redis_config import RedisConfig
+from features.redis_store import LOST, note_error
+from streams import metrics
 
 TTL_S = 5.0
 RENEW_EVERY_S = 1.0
@@ -117,6 +119,7 @@ class Lease:
         self._ttl_s = ttl_s
         self._over = threading.Event()
         self._taken_by: str | None = None
+        self._redis = metrics.AGES.source("redis")
         self._thread = threading.Thread(target=self._renew_all_along, name="lease", daemon=True)
 
     def __enter__(self) -> Self:
@@ -177,6 +180,7 @@ class Lease:
         """The value of the lease, which is ours if nobody had it."""
         self._client.set(self._key, self._value, nx=True, px=self._ttl_ms)
         found: Any = self._client.get(self._key)
+        self._redis.heard()
         return bytes(found or b"")
 
     @property
@@ -207,6 +211,7 @@ class Lease:
                     continue
                 holder = Holder.decode(self._holding())
             except redis.RedisError as error:
+                note_error(error)
                 log.warning("lease_not_renewed", reason=str(error))
                 continue
             if holder is not None and holder.nonce != self._me.nonce:

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from features.log import LogConfig, LogError
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import Table
 
 TIMEOUT_S = 10.0

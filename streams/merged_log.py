@@ -29,6 +29,7 @@ from features.log import LogConfig, LogError, OffsetGoneError, end_offsets
 from streams import metrics
 from streams.failures import reported
 from streams.kafka import ALWAYS, note_commit
+from streams.log_watch import EventTime, LogWatch
 
 IDLE = timedelta(milliseconds=10)  # between two looks while nothing comes
 MAX_BATCH = 2_000
@@ -46,7 +47,7 @@ ALL_OF_IT: Final = 1 << 62  # later than any record
 
 log = structlog.get_logger(__name__)
 
-Place = tuple[int, int]  # which of the two topics, and the partition
+Place = tuple[str, int]  # a topic and a partition of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +318,8 @@ class MergeParts:
     stop: Event
     clock: Clock = field(default_factory=WallClock)
     at_end: list[Callable[[], None]] | None = None
+    event_times: Mapping[str, EventTime] = field(default_factory=dict)  # by topic
+    is_watched: bool = False  # whether lag is measured, by a thread
 
 
 class MergedSource(FixedPartitionedSource[MergedBatch, None]):
@@ -368,6 +371,17 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
                 for topic, side in self._sides.items()
             ]
         )
+        self._looked = metrics.AGES.source("applied", parts.group)
+        self._watch = self._watching() if parts.is_watched else None
+
+    def _watching(self) -> LogWatch:
+        parts = self._parts
+        watch = LogWatch(parts.log, parts.group, self._released, parts.event_times)
+        watch.start()
+        return watch
+
+    def _released(self) -> Mapping[Place, int]:
+        return {(topic, p): side.released for topic, p, side in self._all_sides()}
 
     @reported
     def next_batch(self) -> list[MergedBatch]:
@@ -375,6 +389,7 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         if self._parts.stop.is_set():
             self._was_told_to_stop = True
             raise StopIteration
+        self._looked.heard()
         first = self._consumer.poll(0)
         self._awake = ALWAYS if first is not None else datetime.now(UTC) + IDLE
         if first is not None:
@@ -398,10 +413,12 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         self._ended = {p: (m.progress, written) for p, m in self._merges.items() if not m.is_quiet}
         for partition, (progress, _) in self._ended.items():
             self._checkpoints[partition].add(progress)
-        self._observe_lag()
 
     def close(self) -> None:
         """Commits the rest when told to stop, once the flow has ended: then the log has it all."""
+        if self._watch is not None:
+            self._watch.stop()
+        metrics.AGES.forget("applied", self._parts.group)
         if not self._was_told_to_stop:
             self._consumer.close()
         elif self._parts.at_end is None:
@@ -500,14 +517,6 @@ class MergedReader(StatefulSourcePartition[MergedBatch, None]):
         for partition, merge in self._merges.items():
             for topic, side in zip(self._parts.topics, merge.sides, strict=True):
                 yield topic, partition, side
-
-    def _observe_lag(self) -> None:
-        for topic, partition, side in self._all_sides():
-            _, high = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), cached=True
-            )
-            if high >= 0:
-                metrics.LAG.labels(topic, partition).set(max(high - side.released, 0))
 
 
 @patiently

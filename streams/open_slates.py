@@ -21,7 +21,8 @@ from features.decode import Record, decode_records
 from features.events import Impression
 from features.ids import id_hash, key_hash, viewer_hash
 from features.outcomes import UNKNOWN_SHARE, Outcome
-from online_models.reward import NO_ANSWERS, Answers, Deed, RewardTable, is_decisive
+from online_models.reward import NO_ANSWERS, Answers, Deed, is_decisive
+from online_models.reward_table import RewardTable
 
 SLACK_MS: Final = 500  # records whose times are out of order by less are taken as if they were not
 MAX_WAIT_MS: Final = 60_000  # an answer waits this long for its impression, the horizon at most

@@ -96,8 +96,11 @@ class PartitionTables:
         global_rates.apply_all(cache.rows, slots, events, are_new, n_partners, changed)
         return cache, slots[changed]
 
-    def next_epoch(self) -> list[RowCache]:
-        """Tells the caches that an epoch has ended; the caches."""
+    def next_epoch(self) -> None:
+        """Tells the caches that an epoch has ended."""
         for cache in self._caches.values():
             cache.next_epoch()
+
+    def caches(self) -> list[RowCache]:
+        """One for each table."""
         return list(self._caches.values())

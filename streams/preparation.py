@@ -15,7 +15,8 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from features.log import LogConfig, LogError
-from features.redis_store import HEX_DIGITS, RedisConfig, RedisLink, packed
+from features.redis_config import RedisConfig
+from features.redis_store import HEX_DIGITS, RedisLink, packed
 from features.store import Table
 from streams.marker import (
     LogIdentity,

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 
 from features.compiled import Rows
 from features.records import joined
-from features.redis_store import Command, RedisConfig, RedisLink, RedisRowStore, packed
+from features.redis_config import RedisConfig
+from features.redis_store import Command, RedisLink, RedisRowStore, packed
 from features.row_cache import RowCache
 from features.store import TABLES, USERS, RowStore, Table
 from streams import metrics
 from streams.features import RowWrites
 from streams.marker import Marker, RowsLostError, marker_key
 from streams.preparation import Generation
+from streams.progress import NOTHING_READ, Ends
 from streams.tracing import FlowTraces
 
 PING_EVERY_S = 0.2
@@ -71,10 +73,13 @@ class RowWriter:
         generation: Generation | None = None,
         *,
         is_alone: bool = True,
+        stored: Callable[[Ends], None] = lambda _: None,
         traces: FlowTraces | None = None,
     ) -> None:
+        """`stored` is told of the log which rows can be read."""
         self._traces = traces
         self._generation = generation
+        self._stored = stored
         self._is_alone = is_alone
         self._marker_key = marker_key(config)
         self._get_marker = packed("GET", self._marker_key)
@@ -89,6 +94,7 @@ class RowWriter:
         self._caches: WeakSet[RowCache] = WeakSet()
         self._servers_seen = 0
         self._newest_logged_at_ms = 0
+        self._ends: Ends = NOTHING_READ  # of the rows on their way
         self._pinged_s = 0.0
 
     def cache(self, table: Table, capacity: int) -> RowCache:
@@ -114,6 +120,8 @@ class RowWriter:
             self._traces.writing(batches)
         self._writes.begin(commands)
         self._newest_logged_at_ms = max(batch.logged_at_ms for batch in batches)
+        for batch in batches:
+            self._ends = batch.ends or self._ends
 
     def settle(self) -> None:
         """Returns when everything written can be read, in a Redis that was replaced too."""
@@ -126,13 +134,18 @@ class RowWriter:
                 self._judge(answer[0])
 
     def _await_answers(self) -> None:
+        begun_s = time.perf_counter()
         self._writes.settle()
         if self._traces is not None:
             self._traces.written()
         if self._newest_logged_at_ms:
-            age_ms = time.time_ns() // 1_000_000 - self._newest_logged_at_ms
-            metrics.FRESHNESS.observe(max(age_ms, 0) / 1_000)
+            metrics.FLUSH_SECONDS.labels("redis").observe(time.perf_counter() - begun_s)
+            age_s = max(time.time_ns() // 1_000_000 - self._newest_logged_at_ms, 0) / 1e3
+            metrics.FRESHNESS.observe(age_s)
+            metrics.FRESHNESS_BY_STAGE.labels("servable").observe(age_s)
             self._newest_logged_at_ms = 0
+            self._stored(self._ends)
+            self._ends = NOTHING_READ
         if self._writes.servers_seen != self._servers_seen:
             self._judge(self._writes.run([self._get_marker])[0])
 

@@ -15,7 +15,7 @@ from features.codec import encode_catalog_item, encode_interaction
 from features.erasure import ErasureLedger
 from features.events import CatalogItem, Interaction
 from features.log import LogConfig, LogWriter, end_offsets
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import TABLES, Table
 from features.titles import TitleFacts
 from features.vocabulary import EventType

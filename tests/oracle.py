@@ -11,7 +11,8 @@ from features.decode import decode_records
 from features.erasure import ErasureLedger
 from features.log import LogConfig, read_to_end
 from features.partition_rows import session_partners
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.segment_popularity import EVERYWHERE
 from features.store import COVISITATIONS, GLOBALS, ITEMS, SEGMENTS, TABLES, USERS, Table
 from features.titles import TitleFacts

@@ -15,7 +15,7 @@ from features.clock import WallClock
 from features.codec import encode_catalog_item
 from features.compiled import Rows
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.row_cache import RowCache
 from features.store import ITEMS, TABLES, USERS, InMemoryRowStore, RowStore
 from features.titles import TitleFacts

@@ -13,11 +13,13 @@ PACKAGES = ("features", "online_models", "streams", "serving", "offline", "infra
 OTHERS = ("tests", "benchmarks")
 PRINTING = {  # answers as JSON
     Path("infra/cli.py"),
+    Path("infra/cli_alerts.py"),
     Path("infra/cli_bundles.py"),
     Path("infra/cli_guard.py"),
     Path("infra/cli_learning.py"),
     Path("infra/cli_ops.py"),
     Path("infra/cli_rules.py"),
+    Path("infra/cli_running.py"),
     Path("infra/cli_serving.py"),
     Path("infra/demo.py"),
 }

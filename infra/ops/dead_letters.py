@@ -7,7 +7,6 @@ writes may send one again: it has its event_id, and counts once.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final
 from confluent_kafka import Message
 from rich.table import Table
 
+from features.events import kind_of
 from features.log import LogConfig, LogWriter, read_to_end
 from infra import topics
 from infra.ops.records import headers_of
@@ -25,7 +25,6 @@ REDRIVEN: Final = "headrace-redriven"  # header of a record that was sent again:
 OWN_HEADERS: Final = frozenset(
     {"reason", "topic", "partition", "offset", "key_bytes", "value_bytes"}
 )
-KIND = re.compile(r"[0-9a-f]{8,}|\d+|'[^']*'|\"[^\"]*\"")  # what differs between alike reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +44,8 @@ class DeadLetter:
 
     @property
     def kind(self) -> str:
-        """The reason without what differs from record to record."""
-        return KIND.sub("~", self.reason)
+        """The rule that it breaks, as the metric `headrace_stream_bad_records_total` has it."""
+        return kind_of(self.reason)
 
     @property
     def producer(self) -> str:
@@ -86,10 +85,11 @@ class Redrive:
 def read(config: LogConfig, prefix: str = "", choice: Choice = Choice()) -> list[DeadLetter]:
     """The chosen dead letters, oldest first. O(dead letters kept). Raises LogError."""
     records = read_to_end(config, prefix + topics.DEAD_LETTERS)
-    return [letter for letter in map(_letter_of, records) if choice.takes(letter)]
+    return [letter for letter in map(letter_of, records) if choice.takes(letter)]
 
 
-def _letter_of(record: Message) -> DeadLetter:
+def letter_of(record: Message) -> DeadLetter:
+    """The dead letter in a record of the topic."""
     headers = headers_of(record)
     return DeadLetter(
         offset=int(record.offset() or 0),
@@ -151,7 +151,7 @@ def _send(config: LogConfig, prefix: str, letters: Iterable[DeadLetter]) -> None
 
 def by_kind(letters: Sequence[DeadLetter]) -> Table:
     """How many of each kind of reason, with an example and who sent most of them."""
-    table = Table("n", "reason (what differs as ~)", "most from", "first", "last", "show one")
+    table = Table("n", "kind of reason", "most from", "first", "last", "show one")
     kinds = Counter(letter.kind for letter in letters)
     for kind, n in kinds.most_common():
         alike = [letter for letter in letters if letter.kind == kind]

@@ -24,6 +24,15 @@ from features.bundle_format import CURRENT, BundleError, read_manifest, read_ver
 from features.log import LogError
 from features.registry import feature_version
 from infra import topics
+from infra.apache import (
+    HOW_TO_GET_JAVA,
+    HOW_TO_GET_KAFKA,
+    checked_java,
+    find_jars,
+    installed_at,
+    java_version,
+)
+from infra.embedded import StartError
 from infra.ops.lag import flows_of, lag_of
 from infra.settings import Settings
 
@@ -206,6 +215,24 @@ def _of_redis(client: Any, url: str) -> Iterator[Finding]:
         yield Finding("redis memory", Grade.GOOD, f"{used / 2**20:,.0f} MiB used")
 
 
+def check_apache(settings: Settings) -> Iterator[Finding]:
+    """Java and jars, where `headrace up --kafka apache` is meant to be used."""
+    is_wanted = settings.apache.enabled or settings.kafka_home is not None
+    if not is_wanted and not installed_at(settings.home).exists():
+        seen = "not installed; `headrace up --kafka apache` alone needs it"
+        yield Finding("apache kafka", Grade.GOOD, seen)
+        return
+    try:
+        java = checked_java()
+        yield Finding("java", Grade.GOOD, f"{java}, version {java_version(java)}")
+    except StartError as error:
+        yield Finding("java", Grade.BAD, str(error), HOW_TO_GET_JAVA)
+    try:
+        yield Finding("apache kafka", Grade.GOOD, f"jars in {find_jars(settings)}")
+    except StartError as error:
+        yield Finding("apache kafka", Grade.BAD, str(error), HOW_TO_GET_KAFKA)
+
+
 def _bundle(settings: Settings) -> Iterator[Finding]:
     folder = settings.home / "bundles"
     train = "`headrace train DATASET` makes one"
@@ -254,7 +281,7 @@ def _exposure(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: Final[tuple[Check, ...]] = (
-    _packages, _threads, _disk, _exposure, _broker, _redis, _lag, _bundle,
+    _packages, _threads, _disk, check_apache, _exposure, _broker, _redis, _lag, _bundle,
 )  # fmt: skip
 
 

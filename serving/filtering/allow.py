@@ -2,7 +2,8 @@
 
 What does not depend on the viewer is a number by catalogue slot, `static`; what does is another,
 `own`, filled for a request. A title may be shown where both are zero and the row does not remember
-it among those that were watched long ago: a few ns a title.
+it among those that were watched long ago: a few ns a title. A viewer's part of a row is handed over
+as an array of one: a record would cost 10 to 20 us on its way into compiled code.
 """
 
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.certification import UNKNOWN_AGE
-from features.compiled import Row, compiled
+from features.compiled import Row, Rows, compiled
 from features.viewing_state import (
     IN_PROGRESS,
     N_PLACES,
@@ -30,7 +31,7 @@ Bits = NDArray[np.uint16]
 
 @compiled
 def mark_viewer(
-    viewing: Row,
+    viewings: Rows,
     history: NDArray[np.int64],
     now_ms: int,
     rewatch_after_ms: int,
@@ -39,8 +40,10 @@ def mark_viewer(
 ) -> None:
     """Marks the titles that a viewer's row has with their state, at `history`, their slots.
 
-    What was watched `rewatch_after_ms` ago or earlier may be shown again. O(N_TITLES).
+    `viewings`, `(1,)`, is of the viewer. What was watched `rewatch_after_ms` ago or earlier may be
+    shown again. O(N_TITLES).
     """
+    viewing = viewings[0]
     for place in range(N_TITLES):
         slot = history[place]
         if slot < 0:
@@ -62,7 +65,7 @@ def sift(
     static: Bits,
     own: Bits,
     ids: NDArray[np.uint64],
-    viewing: Row,
+    viewings: Rows,
     remembers: bool,
     bits: Bits,
     allowed: NDArray[np.bool_],
@@ -73,6 +76,7 @@ def sift(
     `remembers`: whether titles that the row has as fingerprints alone stay out. `counts` has a
     place for each of REASONS. About 2 ns a title.
     """
+    viewing = viewings[0]
     remembered = np.zeros(N_PLACES, np.uint32)
     if remembers:
         remember(viewing, remembered)
@@ -112,7 +116,7 @@ def best_allowed(
     static: Bits,
     own: Bits,
     ids: NDArray[np.uint64],
-    viewing: Row,
+    viewings: Rows,
     remembers: bool,
 ) -> Slots:
     """The `wanted` best allowed titles of the slots `among` by `order_by`, each `(m,)`, best first.
@@ -120,6 +124,7 @@ def best_allowed(
     Candidates (`places` not negative) are passed over. One pass over all that may be shown to
     anybody, so that a slate is short only when titles run out; a heap holds the best.
     """
+    viewing = viewings[0]
     found = np.zeros(wanted, np.int32)
     scores = np.zeros(wanted, np.float32)
     remembered = np.zeros(N_PLACES, np.uint32)

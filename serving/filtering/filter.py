@@ -1,6 +1,8 @@
 """The filter stage: of the candidates what may be shown, and others where few are left."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -123,8 +125,9 @@ class Filter:
         if request.allowed is not None:
             wanted = max(wanted, min(NARROW, found.capacity))
             for column, source in _CHARTS:
-                self._fill(request, found, self._values(column), (found.n + wanted) // 2, source)
-        self._fill(request, found, self._popularity(), wanted, Source.POPULAR)
+                order_by = partial(self._values, column)
+                self._fill(request, found, order_by, (found.n + wanted) // 2, source)
+        self._fill(request, found, self._popularity, wanted, Source.POPULAR)
 
     def boost(self, request: Request, found: Candidates) -> None:
         """Fills `boosts` of the candidates as they stand now, and names the rules behind them."""
@@ -161,11 +164,19 @@ class Filter:
         return reasons.names_of(int(bits[0]))
 
     def _fill(
-        self, request: Request, found: Candidates, order_by: Floats, upto: int, source: Source
+        self,
+        request: Request,
+        found: Candidates,
+        order_by: Callable[[], Floats],
+        upto: int,
+        source: Source,
     ) -> None:
-        """Adds the best by `order_by`, of the titles that pass, until there are `upto`."""
+        """Adds the best by `order_by`, of the titles that pass, until there are `upto`.
+
+        The order is asked for only where something is missing: it takes a look at every title.
+        """
         if found.n < upto:
-            missing = self._best(request, order_by, upto - found.n, found.places)
+            missing = self._best(request, order_by(), upto - found.n, found.places)
             found.offer(missing, len(missing), source)
 
     def _best(
@@ -179,7 +190,7 @@ class Filter:
             self._static,
             self._own,
             self._knowledge.table.ids,
-            request.row["viewing"][0],
+            request.row["viewing"],
             self._remembers(request),
         )
         return best
@@ -217,7 +228,7 @@ class Filter:
         """Marks by slot what this viewer has done with titles and what the request excludes."""
         query, history = request.query, request.history
         mark_viewer(
-            request.row["viewing"][0],
+            request.row["viewing"],
             history,
             request.now_ms,
             self._rewatch_after_ms(request),
@@ -263,7 +274,7 @@ class Filter:
             self._static,
             self._own,
             self._knowledge.table.ids,
-            request.row["viewing"][0],
+            request.row["viewing"],
             self._remembers(request),
             bits,
             allowed,

@@ -43,6 +43,33 @@ class FoldIn:
 
 
 @compiled
+def fill_products(factors: Floats, slots: NDArray[Any], viewer: Floats, products: Floats) -> None:
+    """Fills `products`, `(n,)`, of the factors of titles at `slots` with those of a viewer.
+
+    Rows are read where they lie; eight sums side by side, since one would wait for itself. About
+    50 ns a title of 64 factors, where gathering the rows for BLAS took 300.
+    """
+    n_factors = len(viewer)
+    whole = n_factors - n_factors % 8
+    for i in range(len(slots)):
+        slot = slots[i]
+        a = b = c = d = e = f = g = h = np.float32(0.0)
+        for k in range(0, whole, 8):
+            a += factors[slot, k] * viewer[k]
+            b += factors[slot, k + 1] * viewer[k + 1]
+            c += factors[slot, k + 2] * viewer[k + 2]
+            d += factors[slot, k + 3] * viewer[k + 3]
+            e += factors[slot, k + 4] * viewer[k + 4]
+            f += factors[slot, k + 5] * viewer[k + 5]
+            g += factors[slot, k + 6] * viewer[k + 6]
+            h += factors[slot, k + 7] * viewer[k + 7]
+        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
+        for k in range(whole, n_factors):
+            total += factors[slot, k] * viewer[k]
+        products[i] = total
+
+
+@compiled
 def _viewer(titles: Floats, inverse: NDArray[np.float64], confidence: float) -> Floats:
     wide = titles.astype(np.float64)
     projected = wide @ inverse

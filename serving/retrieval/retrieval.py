@@ -19,6 +19,7 @@ from serving.knowledge import Knowledge
 from serving.learned import Learned
 from serving.request import Request
 from serving.retrieval.base import LEADING, Candidates, Quotas, Source
+from serving.retrieval.faiss_index import fill_products
 from serving.retrieval.personal import (
     favourite_genres,
     in_turn,
@@ -161,7 +162,7 @@ class Retrieval:
         covisited = found.primary[start:stop] == Source.COVISITATION
         np.copyto(found.causes[start:stop], causes, where=covisited)
         if request.factors is not None:
-            scores[:, ALS] = learned.factors[slots] @ request.factors
+            fill_products(learned.factors, slots, request.factors, scores[:, ALS])
 
     def end(self) -> None:
         """Leaves nothing of the request behind."""

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from features.compiled import Row, Rows, compiled
+from features.compiled import Rows, compiled
 from features.user_activity import N_RECENT
 from features.user_sessions import is_next_episode, is_over
 from features.viewing_state import (
@@ -46,20 +46,21 @@ def begun(request: Request, table: CatalogueTable) -> list[Begun]:
     The one touched last first, a series once. What was abandoned, by a skip or by a week without a
     look, is not there.
     """
-    viewing = request.row["viewing"][0]
-    places = np.empty(N_TITLES, np.int64)
-    n = find_begun(viewing, request.history, table.facts, request.now_ms, places)
+    places, states = np.empty(N_TITLES, np.int64), np.empty(N_TITLES, np.int64)
+    n = find_begun(
+        request.row["viewing"], request.history, table.facts, request.now_ms, places, states
+    )
     found: list[Begun] = []
     seen: set[int] = set()
-    for place in places[:n].tolist():
-        title, slot = viewing["titles"][place], int(request.history[place])
+    for place, state in zip(places[:n].tolist(), states[:n].tolist(), strict=True):
+        slot = int(request.history[place])
         series = int(table.facts[slot]["series"])
         if series in seen:
             continue
         if series:
             seen.add(series)
-        state = state_of(viewing, place, request.now_ms)
         if state == IN_PROGRESS:
+            title = request.row["viewing"]["titles"][0, place]
             found.append(Begun(slot, -1, float(title["fraction"]) / FRACTION_STEPS))
         elif state == WATCHED:
             following = next_episode(table, slot)
@@ -69,15 +70,22 @@ def begun(request: Request, table: CatalogueTable) -> list[Begun]:
 
 
 @compiled
-def find_begun(viewing: Row, history: Slots, facts: Rows, now_ms: int, places: Slots) -> int:
-    """Places of titles in progress and of episodes into `places`; how many there are."""
-    n = 0
+def find_begun(
+    viewings: Rows, history: Slots, facts: Rows, now_ms: int, places: Slots, states: Slots
+) -> int:
+    """Places and states of titles in progress and of episodes; how many there are.
+
+    `viewings`, `(1,)`, is of the viewer, as rows are below: a record would cost 10 to 20 us on its
+    way into compiled code.
+    """
+    viewing, n = viewings[0], 0
     for place in range(len(history)):
         slot = history[place]
         if slot < 0:
             continue
-        if facts[slot]["series"] != 0 or state_of(viewing, place, now_ms) == IN_PROGRESS:
-            places[n] = place
+        state = state_of(viewing, place, now_ms)
+        if facts[slot]["series"] != 0 or state == IN_PROGRESS:
+            places[n], states[n] = place, state
             n += 1
     return n
 
@@ -98,14 +106,14 @@ def next_episode(table: CatalogueTable, slot: int) -> int:
 def of_session(request: Request) -> Slots:
     """The titles of the current session that the catalogue has, newest first; rejected ones not."""
     slots = np.empty(N_TITLES, np.int64)
-    n = find_of_session(request.row[0], request.history, request.now_ms, slots)
+    n = find_of_session(request.row, request.history, request.now_ms, slots)
     return slots[:n]
 
 
 @compiled
-def find_of_session(row: Row, history: Slots, now_ms: int, slots: Slots) -> int:
+def find_of_session(rows: Rows, history: Slots, now_ms: int, slots: Slots) -> int:
     """Fills `slots` for `of_session`; how many there are. O(titles of both)."""
-    session, titles = row["sessions"], row["viewing"]["titles"]
+    session, titles = rows[0]["sessions"], rows[0]["viewing"]["titles"]
     if is_over(session, now_ms):
         return 0
     n, n_kept = 0, min(session["n_titles"], len(session["titles"]))
@@ -128,7 +136,7 @@ def from_list(request: Request, table: CatalogueTable) -> Slots:
     not known as added any more.
     """
     ids = np.empty(N_RECENT, np.uint64)
-    n = find_added(request.row["activity"][0], ids)
+    n = find_added(request.row["activity"], ids)
     if n == 0:
         return _NOTHING
     slots = table.slots_of(ids[:n])
@@ -137,9 +145,9 @@ def from_list(request: Request, table: CatalogueTable) -> Slots:
 
 
 @compiled
-def find_added(activity: Row, ids: NDArray[np.uint64]) -> int:
+def find_added(activities: Rows, ids: NDArray[np.uint64]) -> int:
     """Ids of the titles added among the last events, the last first; how many there are."""
-    n = 0
+    activity, n = activities[0], 0
     for back in range(1, N_RECENT + 1):
         place = (activity["recent_next"] + N_RECENT - back) % N_RECENT
         if activity["recent_types"][place] == EventType.ADD:

@@ -8,7 +8,8 @@ import pytest
 import redis
 from numpy.typing import NDArray
 
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.store import ITEMS, USERS, InMemoryRowStore, RowStore, Table
 
 SMALLEST_ID, LARGEST_ID = 1, 2**64 - 1

@@ -24,6 +24,7 @@ from features.vocabulary import ARM_NAMES, EventType
 from infra import topics
 from infra.cli import app
 from infra.embedded import EmbeddedRedis
+from infra.ops.scrape import samples_of
 from infra.rebuild import rebuild
 from infra.settings import Settings
 from infra.stack import Stack
@@ -165,6 +166,32 @@ def test_an_event_as_json_straight_into_kafka_has_its_effect(stack, client):
     slate = client.recommend("kim", count=100, after=found[0], wait_ms=1_000)
     assert slate.freshness.after_included
     assert "e3" not in {item.item_id for item in slate.items}
+
+
+def test_the_server_tells_how_fresh_and_how_varied_its_slates_are(stack, client):
+    position = client.track(watched("mia", "e5"))
+    client.recommend("mia", count=10, after=position, wait_ms=1_000)
+    url = stack.addresses.metrics["serve"]
+
+    def told(name, **labels):
+        found = samples_of(url)
+        return [s.value for s in found if s.name == name and labels.items() <= s.labels.items()]
+
+    assert sum(told("headrace_freshness_seconds_count", stage="served")) >= 1
+    assert sum(told("headrace_freshness_seconds_sum", stage="served")) < 60
+    wait_until(lambda: sum(told("headrace_slate_novelty_bits_count")) >= 1)
+    (slates,) = told("headrace_slate_novelty_bits_count")
+    assert told("headrace_slate_long_tail_share_count") == [slates]
+    wait_until(lambda: 10 <= told("headrace_slate_coverage_titles")[0] <= len(TITLES))
+    assert 0 <= told("headrace_slate_gini")[0] < 1
+    assert told("headrace_serving_bundle_age_seconds") == [-1]
+    ages = {
+        s.labels["source"]: s.value
+        for s in samples_of(url)
+        if s.name == "headrace_source_age_seconds"
+    }
+    assert ages.keys() == {"mirror", "models", "catalogue", "rules", "log", "redis"}
+    assert max(ages.values()) < 30
 
 
 def test_every_slate_is_in_the_log_as_it_was_served(stack, client):

@@ -33,7 +33,8 @@ from features.erasure import erase_event
 from features.events import Interaction
 from features.ids import viewer_hash
 from features.log import LogConfig, read_to_end
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.store import COVISITATIONS, GLOBALS, USERS
 from infra.embedded import LOOPBACK, ChildServer, EmbeddedRedis
 from infra.producers import erase_user

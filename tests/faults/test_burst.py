@@ -7,7 +7,7 @@ import time
 import psutil
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from tests.faults.load import recent_interactions
 from tests.flows import FeaturesSite
 

@@ -5,7 +5,7 @@ import redis
 from structlog.testing import capture_logs
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.stack import Stack
 from tests.faults.load import recent_interactions
 from tests.flows import FeaturesSite, wait_until

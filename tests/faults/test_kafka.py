@@ -12,7 +12,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from features.log import LogConfig, end_offsets
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.embedded import ChildServer, StartError
 from infra.rebuild import rebuild
 from tests.apache_kafka import ApacheKafka, why_not_here

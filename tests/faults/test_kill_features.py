@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from tests.faults.load import load
 from tests.flows import FeaturesSite, random_interactions, wait_until
 

@@ -22,7 +22,7 @@ from features.events import EVENT, NO_SLOT, CatalogItem
 from features.ids import id_hashes, key_hash, viewer_hash
 from features.lake import LakeRecord, LogIdentity
 from features.log import LogConfig, read_to_end
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import ITEMS, USERS
 from features.vocabulary import EventType
 from infra.backfill import backfill_archive, backfill_dataset

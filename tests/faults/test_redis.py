@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from features.compiled import Rows
 from features.ids import viewer_hash
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import ITEMS, TABLES, USERS, RowStore
 from infra.embedded import LOOPBACK, ChildServer, EmbeddedRedis, StartError
 from streams.features import RowWrites

@@ -8,9 +8,10 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.embedded import StartError
 from infra.metrics_client import Metrics
+from infra.ops.scrape import samples_of
 from tests.faults.load import load, recent_interactions
 from tests.flows import FeaturesSite, wait_until
 
@@ -129,9 +130,19 @@ def test_the_owner_tells_what_all_workers_count(local_site, rng):
     local_site.send(recent_interactions(rng, 400))
     with local_site.running():
         local_site.wait_until_applied()
-        found = Metrics(local_site.metrics_url).read()
-    assert found["events"] == 400
-    assert found["lag"] == 0
+        metrics = Metrics(local_site.metrics_url)
+        wait_until(lambda: (found := metrics.read())["lag"] == 0 and found["events"] == 400)
+        samples = list(samples_of(local_site.metrics_url))
+    applied = [s for s in samples if s.name == "headrace_stream_applied_offset"]
+    assert sum(sample.value for sample in applied) == 400
+    workers = {sample.labels["partition"]: sample.labels["worker"] for sample in applied}
+    assert workers == {"0": "0", "1": "1", "2": "0", "3": "1"}
+    ages = {
+        (s.labels["source"], s.labels["worker"]): s.value
+        for s in samples
+        if s.name == "headrace_source_age_seconds"
+    }
+    assert ages.keys() == {(n, w) for n in ("applied", "log_end", "redis") for w in "01"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.row_reader import AsyncRowReader
 from features.store import USERS
 from infra.embedded import LOOPBACK, EmbeddedRedis

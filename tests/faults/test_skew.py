@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from features.log import LogConfig
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from tests.faults.load import recent_interactions
 from tests.flows import FeaturesSite
 

@@ -24,7 +24,8 @@ from features.ids import id_hashes, viewer_hash
 from features.lake import LakeRecord, LogIdentity
 from features.partition_reads import read_neighbours, read_priors, read_segment
 from features.popularity import popularity_of
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.registry import (
     ITEM_COLUMNS,
     LIST_VIEWS,

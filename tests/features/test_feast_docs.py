@@ -10,7 +10,7 @@ from features import lake
 from features.codec import encode_interaction
 from features.events import Interaction
 from features.lake import LakeRecord, LogIdentity
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.vocabulary import EventType
 from streams.archive import rows_of
 from tests.clock import START_MS

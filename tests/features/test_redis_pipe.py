@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import redis
 
+from features.redis_config import RedisConfig
 from features.redis_pipe import Pipe
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_store import RedisLink, RedisRowStore
 from features.row_reader import POSITION, POSITION_NAMES, AsyncRowReader, RowPosition
 from features.store import USERS
 from infra.embedded import LOOPBACK, EmbeddedRedis

@@ -125,7 +125,7 @@ QUICK = TrainConfig(
 @pytest.mark.parametrize(
     ("limit", "config"),
     [
-        pytest.param(1_000, QUICK, marks=pytest.mark.slow),
+        pytest.param(1_000, QUICK, marks=pytest.mark.long),
         pytest.param(None, None, marks=pytest.mark.long),
     ],
 )

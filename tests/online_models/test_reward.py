@@ -6,14 +6,8 @@ from hypothesis import strategies as st
 
 from features.outcomes import UNKNOWN_SHARE
 from features.vocabulary import EventType
-from online_models.reward import (
-    Deed,
-    RewardError,
-    RewardTable,
-    answers_of,
-    is_decisive,
-    rating_reward,
-)
+from online_models.reward import Deed, answers_of, is_decisive, rating_reward
+from online_models.reward_table import RewardError, RewardTable
 
 TABLE = RewardTable()
 TYPES = [t for t in EventType if t not in (EventType.UNSPECIFIED, EventType.ERASE)]

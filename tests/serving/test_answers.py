@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from features.answer_store import RedisAnswers
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from serving.answers import Answers, Asked
 from serving.errors import RepeatedRequestIdError
 

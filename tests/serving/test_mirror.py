@@ -16,7 +16,8 @@ from features.events import EVENT
 from features.global_rates import DEFAULT_PRIORS
 from features.item_updates import MAX_ITEMS, ItemUpdate, encode_update
 from features.log import LogConfig, LogWriter
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.store import ITEMS, InMemoryRowStore, RowStore
 from features.vocabulary import EventType
 from infra.embedded import EmbeddedBroker

@@ -11,7 +11,8 @@ import redis
 
 from features.compiled import Rows
 from features.position import Position
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.row_reader import AsyncRowReader
 from features.store import USERS
 from infra.embedded import EmbeddedRedis

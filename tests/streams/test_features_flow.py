@@ -24,7 +24,7 @@ from features.ids import id_hash, key_hash, viewer_hash
 from features.item_updates import decode_update
 from features.log import CONTENT_TYPE, JSON_TYPE, Headers, LogConfig, LogWriter, read_to_end
 from features.position import Position
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from features.store import ITEMS, USERS
 from features.vocabulary import EventType
 from infra.embedded import ChildServer, EmbeddedRedis

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import redis
 
-from features.redis_store import RedisConfig
+from features.redis_config import RedisConfig
 from infra.settings import Settings
 from infra.stack import rebuild_is_asked
 from streams.lease import Holder, Lease, LeaseError, holder_of, lease_key

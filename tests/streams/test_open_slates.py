@@ -12,7 +12,8 @@ from features.learning_codec import decode_learning_batch, encode_outcome
 from features.outcomes import NO_ANSWER_MS, UNKNOWN_ARM, UNKNOWN_SHARE
 from features.vocabulary import PINNED_NAME, EventType
 from online_models.bandits import BanditState
-from online_models.reward import RewardTable, answers_of
+from online_models.reward import answers_of
+from online_models.reward_table import RewardTable
 from streams import open_slates
 from streams.open_slates import SLACK_MS, Attribution, AttributionRules, answers_in
 from tests.slates import (

@@ -7,7 +7,8 @@ import numpy as np
 from features.ids import id_hash
 from features.log import LogConfig
 from features.partition_reads import read_neighbours, read_priors, read_segment
-from features.redis_store import RedisConfig, RedisLink, RedisRowStore
+from features.redis_config import RedisConfig
+from features.redis_store import RedisLink, RedisRowStore
 from features.store import COVISITATIONS, GLOBALS, SEGMENTS
 from features.vocabulary import N_GENRES
 from tests.flows import FeaturesSite, random_interactions

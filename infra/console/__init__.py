@@ -1,0 +1,1 @@
+"""The console of those on call: what is behind, since when, who is affected, what to do."""

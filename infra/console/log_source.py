@@ -1,0 +1,147 @@
+"""What the broker tells: where topics end, what groups have committed, what waits and since when.
+
+One connection of each kind is kept, so a look costs some requests and no handshakes. Every request
+has a short limit; the first that fails ends the look.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, TopicPartition
+
+from features.log import LogConfig, LogError
+from infra.ops.lag import GONE, Flow
+
+REQUEST_S: Final = 1.0
+READ_S: Final = 1.5
+
+Place = tuple[str, int]  # topic and partition
+
+
+@dataclass(frozen=True, slots=True)
+class LogSeen:
+    """What a look at the broker brought."""
+
+    cluster_id: str
+    topics: frozenset[str]
+    ends: Mapping[Place, int]
+    starts: Mapping[Place, int]
+    committed: Mapping[tuple[str, str, int], int]  # by flow, topic and partition; GONE: never
+    waiting_s: Mapping[tuple[str, str, int], float]  # age of the first record not committed
+
+
+class LogSource:
+    """Looks at the log; for one thread alone."""
+
+    def __init__(self, config: LogConfig, flows: Sequence[Flow], topics: Iterable[str]) -> None:
+        self._flows = flows
+        self._topics = {*topics, *(topic for flow in flows for topic in flow.topics)}
+        quick = {
+            "socket.timeout.ms": 2_000, "reconnect.backoff.max.ms": 1_000, "log_level": 0,
+            "enable.partition.eof": True, "auto.offset.reset": "earliest",
+        }  # fmt: skip
+        self._tail = Consumer({**config.consumer("headrace-ops"), **quick})
+        self._groups = {
+            flow.group: Consumer({**config.consumer(flow.group), **quick}) for flow in flows
+        }
+
+    def look(self) -> LogSeen:
+        """Asks the broker. Raises KafkaException and LogError."""
+        metadata = self._tail.list_topics(timeout=REQUEST_S)
+        if not metadata.brokers:
+            raise LogError("the broker names no broker")
+        places = [
+            (name, partition)
+            for name in sorted(self._topics & set(metadata.topics))
+            for partition in sorted(metadata.topics[name].partitions)
+        ]
+        starts, ends = self._bounds(places)
+        committed = self._committed(places)
+        waiting_s = self._waiting_s(committed, ends)
+        names = frozenset(metadata.topics)
+        return LogSeen(str(metadata.cluster_id), names, ends, starts, committed, waiting_s)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for consumer in (self._tail, *self._groups.values()):
+            consumer.close()
+
+    def _bounds(self, places: Sequence[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
+        """First offset of each partition, and the one behind the last, right on every broker.
+
+        An embedded broker may tell the base of its last batch as the end, so each partition is read
+        from there, as `features.log.end_offsets` does.
+        """
+        starts, ends = {}, {}
+        for topic, partition in places:
+            low, high = self._tail.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=REQUEST_S
+            )
+            starts[topic, partition] = low
+            ends[topic, partition] = max(low, high)
+        reads = {place: max(starts[place], end - 1) for place, end in ends.items() if end > 0}
+        for record in self._read(reads):
+            place = _place(record)
+            ends[place] = max(ends[place], int(record.offset() or 0) + 1)
+        return starts, ends
+
+    def _committed(self, places: Sequence[Place]) -> dict[tuple[str, str, int], int]:
+        found = {}
+        for flow in self._flows:
+            wanted = [TopicPartition(*place) for place in places if place[0] in flow.topics]
+            if not wanted:
+                continue
+            for place in self._groups[flow.group].committed(wanted, timeout=REQUEST_S):
+                if place.error is not None:
+                    raise LogError(f"offsets of {flow.group} cannot be read: {place.error.str()}")
+                offset = GONE if place.offset == OFFSET_INVALID else int(place.offset)
+                found[flow.name, place.topic, place.partition] = offset
+        return found
+
+    def _waiting_s(
+        self, committed: Mapping[tuple[str, str, int], int], ends: Mapping[Place, int]
+    ) -> dict[tuple[str, str, int], float]:
+        """Seconds since the log took the first record behind each committed offset."""
+        ages: dict[tuple[str, str, int], float] = {}
+        for flow in self._flows:
+            reads = {
+                place: at
+                for topic in flow.topics
+                for place, end in ends.items()
+                if place[0] == topic
+                and GONE < (at := committed.get((flow.name, *place), GONE)) < end
+            }
+            for record in self._read(reads, only_first=True):
+                age_s = time.time() - record.timestamp()[1] / 1_000
+                ages.setdefault((flow.name, *_place(record)), max(age_s, 0.0))
+        return ages
+
+    def _read(self, reads: Mapping[Place, int], *, only_first: bool = False) -> Iterable[Message]:
+        """Records from these places to the ends, or the first of each, within READ_S in all."""
+        if not reads:
+            return
+        self._tail.assign([TopicPartition(*place, at) for place, at in reads.items()])
+        left = set(reads)
+        deadline_s = time.monotonic() + READ_S
+        try:
+            while left and (wait_s := deadline_s - time.monotonic()) > 0:
+                for record in self._tail.consume(1 if only_first else 500, min(wait_s, 0.05)):
+                    error = record.error()
+                    if error is None:
+                        yield record
+                        if only_first:
+                            left.discard(_place(record))
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        left.discard(_place(record))
+                    else:
+                        raise LogError(f"{record.topic()}: {error.str()}")
+        finally:
+            self._tail.unassign()
+        if left and not only_first:
+            raise LogError(f"{len(left)} partitions could not be read to their ends in time")
+
+
+def _place(record: Message) -> Place:
+    return str(record.topic()), int(record.partition() or 0)
