@@ -75,14 +75,19 @@ async def _run(settings: Settings, agents: OpsAgents, stop: Event) -> None:
         log.info("views_told", port=port)
         ending.callback(READY.set, 0)
         ending.push_async_callback(_stopped, app)
-        await app.start()
-        await _watch(app, agents, ends, stop)
+        starting = asyncio.create_task(app.start())
+        ending.callback(starting.cancel)
+        await _watch(app, starting, agents, ends, stop)
 
 
-async def _watch(app: Any, agents: OpsAgents, ends: LogEnds, stop: Event) -> None:
+async def _watch(
+    app: Any, starting: "asyncio.Task[None]", agents: OpsAgents, ends: LogEnds, stop: Event
+) -> None:
     """Until `stop`, or until Faust gives up."""
     asked_s = float("-inf")
     while not stop.is_set():
+        if starting.done():
+            starting.result()
         if app.crashed:
             raise LogError(f"the agents have ended: {app.crash_reason!r}")
         if time.monotonic() - asked_s >= ENDS_EVERY_S:
@@ -159,8 +164,8 @@ def vars_of(names: AgentTopics) -> tuple[str, ...]:
 
 
 class _ToStructlog(logging.Handler):
-    """What Faust has to say, as our own lines."""
+    """What Faust and others have to say, as our own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
-        log.log(record.levelno, "faust", logger=record.name, said=record.getMessage())
+        log.log(record.levelno, "library_says", library=record.name, said=record.getMessage())
