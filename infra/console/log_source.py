@@ -1,7 +1,8 @@
 """What the broker tells: where topics end, what groups have committed, what waits and since when.
 
 One connection of each kind is kept, so a look costs some requests and no handshakes. Every request
-has a short limit; the first that fails ends the look.
+has a short limit; the first that fails ends the look. Reading records is a courtesy: what has not
+come in time is left out, and is no sign of a broker that is away.
 """
 
 import time
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from features.log import LogConfig, LogError
 from infra.ops.lag import GONE, Flow
 
-REQUEST_S: Final = 1.0
-READ_S: Final = 1.5
+REQUEST_S: Final = 2.0
+READ_S: Final = 0.5  # of records, in all; what has not come by then is left out
 
 Place = tuple[str, int]  # topic and partition
 
@@ -43,6 +45,11 @@ class LogSource:
             "enable.partition.eof": True, "auto.offset.reset": "earliest",
         }  # fmt: skip
         self._tail = Consumer({**config.consumer("headrace-ops"), **quick})
+        self._admin = AdminClient({**config.common(), "socket.timeout.ms": 2_000, "log_level": 0})
+        self._cluster = ""
+        self._told: dict[Place, int] = {}  # ends as the broker told them last
+        self._ends: dict[Place, int] = {}  # as they are
+        self._unread: set[Place] = set()  # not read to their ends in time
         self._groups = {
             flow.group: Consumer({**config.consumer(flow.group), **quick}) for flow in flows
         }
@@ -52,6 +59,8 @@ class LogSource:
         metadata = self._tail.list_topics(timeout=REQUEST_S)
         if not metadata.brokers:
             raise LogError("the broker names no broker")
+        if metadata.cluster_id != self._cluster:  # an embedded broker begins a new log
+            self._cluster, self._told, self._ends = str(metadata.cluster_id), {}, {}
         places = [
             (name, partition)
             for name in sorted(self._topics & set(metadata.topics))
@@ -71,21 +80,32 @@ class LogSource:
     def _bounds(self, places: Sequence[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
         """First offset of each partition, and the one behind the last, right on every broker.
 
-        An embedded broker may tell the base of its last batch as the end, so each partition is read
-        from there, as `features.log.end_offsets` does.
+        An embedded broker may tell the base of its last batch as the end, so a partition whose end
+        has moved is read from there, as `features.log.end_offsets` does; but not for long, where it
+        grows meanwhile.
         """
-        starts, ends = {}, {}
-        for topic, partition in places:
-            low, high = self._tail.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=REQUEST_S
-            )
-            starts[topic, partition] = low
-            ends[topic, partition] = max(low, high)
-        reads = {place: max(starts[place], end - 1) for place, end in ends.items() if end > 0}
-        for record in self._read(reads):
+        starts = self._offsets(places, OffsetSpec.earliest())
+        told = self._offsets(places, OffsetSpec.latest())
+        ends = {place: max(end, self._ends.get(place, 0)) for place, end in told.items()}
+        moved = {
+            place: max(starts[place], end - 1)
+            for place, end in told.items()
+            if end > 0 and self._told.get(place) != end
+        }
+        for record in self._read(moved):
             place = _place(record)
             ends[place] = max(ends[place], int(record.offset() or 0) + 1)
+        self._told = {place: end for place, end in told.items() if place not in self._unread}
+        self._ends = ends
         return starts, ends
+
+    def _offsets(self, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:
+        """One request for all partitions. Raises KafkaException."""
+        if not places:
+            return {}
+        asked = {TopicPartition(*place): spec for place in places}
+        found = self._admin.list_offsets(asked, request_timeout=REQUEST_S)
+        return {(of.topic, of.partition): int(it.result().offset) for of, it in found.items()}
 
     def _committed(self, places: Sequence[Place]) -> dict[tuple[str, str, int], int]:
         found = {}
@@ -120,6 +140,7 @@ class LogSource:
 
     def _read(self, reads: Mapping[Place, int], *, only_first: bool = False) -> Iterable[Message]:
         """Records from these places to the ends, or the first of each, within READ_S in all."""
+        self._unread = set()
         if not reads:
             return
         self._tail.assign([TopicPartition(*place, at) for place, at in reads.items()])
@@ -139,8 +160,7 @@ class LogSource:
                         raise LogError(f"{record.topic()}: {error.str()}")
         finally:
             self._tail.unassign()
-        if left and not only_first:
-            raise LogError(f"{len(left)} partitions could not be read to their ends in time")
+            self._unread = left
 
 
 def _place(record: Message) -> Place:

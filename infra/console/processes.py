@@ -14,7 +14,7 @@ from infra.ops.scrape import Sample
 from infra.running import NotRunningError, read_addresses
 from infra.settings import Settings
 
-TIMEOUT_S: Final = 1.5
+TIMEOUT_S: Final = 2.0
 MAX_BYTES: Final = 8 << 20
 CHUNK: Final = 1 << 16
 MAX_TARGETS: Final = 64

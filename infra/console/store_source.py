@@ -9,7 +9,7 @@ from redis.retry import Retry
 
 from infra.settings import RedisSettings
 
-TIMEOUT_S: Final = 1.0
+TIMEOUT_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True)

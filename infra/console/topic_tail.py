@@ -11,7 +11,7 @@ from features.log import LogConfig, LogError
 
 T = TypeVar("T")
 
-REQUEST_S: Final = 1.0
+REQUEST_S: Final = 2.0
 READ_S: Final = 1.5
 MAX_BATCH: Final = 200
 
