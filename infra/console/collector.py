@@ -67,8 +67,11 @@ class Collector:
         evaluator: Evaluates | None = None,
         probes: bool = False,
         now_s: Callable[[], float] = time.time,
+        keeps_journal: bool = True,
     ) -> None:
+        """`keeps_journal`: writes to `ops-events`; False for one that looks beside a console."""
         self._settings = settings
+        self._keeps_journal = keeps_journal
         self._now_s = now_s
         self._every_s = settings.ops.every_s
         self._series = Series(step_s=self._every_s)
@@ -171,7 +174,8 @@ class Collector:
         self._feed(found)
         self._judge(found)
         self._note_releases(found)
-        if found.log.is_well and self._sources.events.reading.is_well and self._has_topic(found):
+        is_read = found.log.is_well and self._sources.events.reading.is_well
+        if self._keeps_journal and is_read and self._has_topic(found):
             self._journal.write(self._sources.settings.kafka.log_config())
         self.observed = found
         self._publish(found)
