@@ -52,7 +52,12 @@ class Outcome:
     commands: list[str] = field(default_factory=list)
     cured: bool = False  # every command ended well, and the page is green
     recovered_s: float | None = None
-    problem: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def problem(self) -> str:
+        """Everything that went wrong, in a line."""
+        return "; ".join(self.problems)
 
     @property
     def is_passed(self) -> bool:
@@ -100,7 +105,7 @@ def follow(fault: Fault, world: World) -> Outcome:
         fault.inject()
         found.detected_s = until_told(fault, world, began_s)
         if found.detected_s is None:
-            found.problem = f"{fault.alert} did not fire within {GIVE_UP_S:g} s"
+            _trouble(f"{fault.alert} did not fire within {GIVE_UP_S:g} s", found, world)
         else:
             world.tell(f"{fault.alert} fires, the page is red: {found.detected_s:.1f} s")
         fault.release()
@@ -109,15 +114,19 @@ def follow(fault: Fault, world: World) -> Outcome:
         found.recovered_s = until_green(world, cure_s)
         found.cured = found.recovered_s is not None and not any(statuses)
         if found.recovered_s is None:
-            found.problem = f"the page is not green after {RECOVER_S:g} s: {_what_fires(world)}"
+            firing = _what_fires(world)
+            _trouble(f"the page is not green after {RECOVER_S:g} s: {firing}", found, world)
         else:
             world.tell(f"the page is green: {found.recovered_s:.1f} s after the cure began")
     except Exception as error:
-        found.problem = repr(error)
+        _trouble(repr(error), found, world)
         fault.release()
-    if found.problem:
-        world.tell(found.problem)
     return found
+
+
+def _trouble(problem: str, found: Outcome, world: World) -> None:
+    found.problems.append(problem)
+    world.tell(problem)
 
 
 def _run(line: str, found: Outcome, world: World) -> int:
@@ -125,7 +134,7 @@ def _run(line: str, found: Outcome, world: World) -> int:
     status = world.run(line)
     world.tell(f"$ {line}  (exit {status})")
     if status:
-        found.problem = f"`{line}` ended with {status}"
+        found.problems.append(f"`{line}` ended with {status}")
     return status
 
 

@@ -45,6 +45,7 @@ NEEDED: Final = ("features", "learning", "serve")  # without one of these nothin
 FAILED: Final = ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS")
 PLACE: Final = ("flow", "topic", "partition")
 OWN_PLACE: Final = ("process", "topic", "partition")
+FRESH_S: Final = 5.0  # of what the console was told by the broker
 FEW_CALLS: Final = 0.2  # a second: below, a single slow or failed call would be an alert
 
 
@@ -200,6 +201,11 @@ def _no_progress() -> Expression:
             OverTime("changes", "headrace_ops_committed_offset", 6, PLACE, "max", flows), "<", 1
         ),
         on=PLACE,
+    )
+    by_broker = And(
+        by_broker,
+        # what the console has not looked at anew may have changed
+        Compare(OverTime("max_over_time", "headrace_ops_log_age_seconds", 6), "<", FRESH_S),
     )
     by_flow = And(
         Compare(OverTime("min_over_time", "headrace_stream_lag", 6, OWN_PLACE, "min"), ">", 0),

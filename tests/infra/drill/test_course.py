@@ -130,5 +130,5 @@ def test_figures_are_written_for_machines_and_for_people(tmp_path):
     figures = told["faults"]["redis"]
     assert (figures["detected_s"], figures["cured"], figures["recovered_s"]) == (7.12, True, 4.5)
     console = Console(width=200, record=True)
-    console.print(table_of([*found, Outcome("stall", "HeadraceNoProgress", problem="[odd]")]))
+    console.print(table_of([*found, Outcome("stall", "HeadraceNoProgress", problems=["[odd]"])]))
     assert "[odd]" in console.export_text()
