@@ -89,7 +89,7 @@ def check(
     from infra.running import connected
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    collector = Collector(connected(Settings()), keeps_journal=False).start()
+    collector = Collector(connected(Settings())).start()
     try:
         with errors.status(f"looking for {seconds:g} s"):
             time.sleep(seconds)
