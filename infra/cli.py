@@ -89,7 +89,6 @@ KNOWN_TROUBLES = {
     "features.log": ("LogError",),
     "features.model_snapshot": ("SnapshotError",),
     "infra.closed_loop": ("ClosedLoopError",),
-    "infra.drill.run": ("DrillError",),
     "infra.embedded": ("StartError",),
     "infra.history": ("BackfillError",),
     "infra.models": ("ModelsError",),

@@ -99,6 +99,9 @@ def cure_of(runbook: str, places: Mapping[str, str], folder: Path = RUNBOOKS) ->
 def follow(fault: Fault, world: World) -> Outcome:
     """Injects a fault and follows it to its end. What goes wrong is told in the outcome."""
     found = Outcome(fault.name, fault.alert)
+    if until_green(world, world.now_s()) is None:
+        _trouble(f"the page was not green before the fault: {_what_fires(world)}", found, world)
+        return found
     world.tell(f"inject: {fault.tells}")
     began_s = world.now_s()
     try:

@@ -89,6 +89,14 @@ def test_a_page_that_stays_red_fails_and_says_what_fires():
     assert "HeadraceProcessDown" in found.problem
 
 
+def test_a_page_that_is_red_before_the_fault_tells_nothing_of_it():
+    stack = Stack(red_after_s=0, green_after_s=1)
+    stack.break_it()
+    found = follow(stack.fault(), stack.world())
+    assert (found.detected_s, stack.commands) == (None, [])
+    assert "not green before" in found.problem
+
+
 def test_a_command_that_fails_is_no_cure():
     found = follow((stack := Stack(3, 1, exit_status=1)).fault(), stack.world())
     assert (found.cured, found.is_passed) == (False, False)

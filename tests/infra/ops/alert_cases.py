@@ -83,6 +83,11 @@ def lag(records: Told, flow: str = "features", topic: str = "interactions", part
     return Line("ops", "headrace_ops_lag", records, place)
 
 
+def waits(seconds: Told, flow: str = "features", topic: str = "interactions") -> Line:
+    place = {"flow": flow, "topic": topic, "partition": "0"}
+    return Line("ops", "headrace_ops_lag_seconds", seconds, place)
+
+
 def committed(
     offset: Told, flow: str = "features", topic: str = "interactions", age_s: Told = 1.0
 ) -> tuple[Line, ...]:
@@ -200,40 +205,49 @@ LAGS = (
 PROGRESS = (
     Case(
         "records come and none is applied",
-        (lag(per_s(5)), *committed(1_000)),
+        (waits(per_s(1)), *committed(1_000)),
         (fired("HeadraceNoProgress", **FLOW, partition="0"),),
     ),
     Case(
         "it stands still for ten seconds",
-        (lag(lambda s: max(5 * (s - 30), 0)), *committed(lambda s: 5 * min(s, 30))),
+        (waits(lambda s: max(s - 30, 0)), *committed(lambda s: 5 * min(s, 30))),
         (fired("HeadraceNoProgress", **FLOW, partition="0"),),
-        at_s=42,
+        at_s=40,
     ),
     Case(
         "the console itself has not looked for a while",
-        (lag(per_s(5)), *committed(1_000, age_s=lambda s: s % 10)),
+        (waits(per_s(1)), *committed(1_000, age_s=lambda s: s % 10)),
     ),
-    Case("lag that grows while records are applied", (lag(per_s(5)), *committed(per_s(1)))),
-    Case("nothing comes", (lag(0), *committed(1_000))),
+    Case("far behind, but records are applied", (waits(per_s(1)), *committed(per_s(1)))),
+    Case("nothing comes", (waits(0), *committed(1_000))),
     Case(
         "the archive waits for a file to be full",
-        (lag(500, flow="archive"), *committed(1_000, flow="archive")),
+        (waits(50, flow="archive"), *committed(1_000, flow="archive")),
     ),
     Case(
         "the flow says itself that it stands",
-        (own("lag", 5), own("applied_offset", 1_000)),
+        (own("lag_seconds", 5, by="ingestion"), own("applied_offset", 1_000), source("log_end", 1)),
         (fired("HeadraceNoProgress", **OWN, partition="0"),),
     ),
     Case(
+        "the flow says so, and the broker otherwise",
+        (own("lag_seconds", 5, by="ingestion"), own("applied_offset", 1_000), source("log_end", 1),
+         waits(0), *committed(per_s(5))),
+    ),
+    Case(
+        "the flow does not know where the log ends",
+        (own("lag_seconds", 5, by="ingestion"), own("applied_offset", 1_000), source("log_end", 7)),
+    ),
+    Case(
         "a frozen flow says nothing, the broker does",
-        (lag(per_s(5)), *committed(1_000), own("lag", 5), own("applied_offset", per_s(1))),
+        (waits(per_s(1)), *committed(1_000), own("lag_seconds", 5, by="ingestion")),
         (
             fired("HeadraceNoProgress", **FLOW, partition="0"),
             fired("HeadraceProcessDown", process="features"),
         ),
         gone={"features": 10},
     ),
-)
+)  # fmt: skip
 FRESHNESS = (
     Case("one in fifty late", freshness(0.02), (fired("HeadraceFreshnessSlow"),), at_s=LONG_S),
     Case("one in two hundred late", freshness(0.005), at_s=LONG_S),
@@ -366,6 +380,16 @@ PARTS = (
         (fired("HeadraceRedisDown"),
          fired("HeadraceStaleSource", process="features", source="redis"),
          fired("HeadraceStaleSource", process="serve", source="redis")),
+    ),
+    Case(
+        "no flow hears from the broker, the console does",
+        (source("log_end", 9), Line("ops", "headrace_ops_broker_up", 1.0)),
+    ),
+    Case(
+        "nobody hears from the broker, and nobody asks it",
+        (source("log_end", 12),),
+        (fired("HeadraceBrokerDown"),
+         fired("HeadraceStaleSource", process="features", source="log_end")),
     ),
     Case(
         "one process has not",
