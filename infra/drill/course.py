@@ -37,7 +37,7 @@ class Fault:
     tells: str  # what is done, in a few words
     alert: str
     runbook: str  # name of the file
-    inject: Callable[[], None]
+    inject: Callable[[], None]  # returns once it is done
     places: Mapping[str, str] = field(default_factory=dict)  # names in the runbook's commands
     release: Callable[[], None] = lambda: None  # what the cure does not: the cause ends
 
@@ -103,9 +103,9 @@ def follow(fault: Fault, world: World) -> Outcome:
         _trouble(f"the page was not green before the fault: {_what_fires(world)}", found, world)
         return found
     world.tell(f"inject: {fault.tells}")
-    began_s = world.now_s()
     try:
         fault.inject()
+        began_s = world.now_s()
         found.detected_s = until_told(fault, world, began_s)
         if found.detected_s is None:
             _trouble(f"{fault.alert} did not fire within {GIVE_UP_S:g} s", found, world)

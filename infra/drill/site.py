@@ -84,7 +84,7 @@ class Site:
         self._child("ops", [*PYTHON, "ops"], lambda: is_listening(self._ops_port))
         events = ["--rate", str(EVENTS_PER_S), "--events", "10000000", "--users", "2000"]
         self._child("events", [*PYTHON, "simulate", *events, "--items", "500"])
-        self._child("viewers", self._viewers(VIEWERS, PAUSE_S), key=steady[1])
+        self._viewers("viewers", VIEWERS, PAUSE_S, steady[1])
 
     def _child(
         self, name: str, command: list[str], ready: Any = None, key: str = ""
@@ -95,9 +95,11 @@ class Site:
         )  # fmt: skip
         return self._cleanup.enter_context(server)
 
-    def _viewers(self, n: int, pause_s: float) -> list[str]:
-        address = read_addresses(self.home)["grpc"]
-        return [sys.executable, "-m", "infra.drill.load", address, str(n), str(pause_s)]
+    def _viewers(self, name: str, n: int, pause_s: float, key: str) -> None:
+        """Viewers who ask for slates; returns with the first answer."""
+        address, begun = read_addresses(self.home)["grpc"], self.home / f"{name}.begun"
+        words = [address, str(n), str(pause_s), str(begun)]
+        self._child(name, [sys.executable, "-m", "infra.drill.load", *words], begun.exists, key)
 
     def _is_healthy(self) -> bool:
         with suppress(NotRunningError, OSError, ValueError):
@@ -145,7 +147,6 @@ class Site:
     def faults(self) -> tuple[Fault, ...]:
         """What is done to the stack, one after the other."""
         killing = _Killing(self)
-        flood = _Flood(self)
         return (
             Fault(
                 "poison", f"{POISON} records that are no events", "HeadraceDeadLetters",
@@ -153,7 +154,7 @@ class Site:
             ),
             Fault(
                 "flood", f"{FLOOD} times the viewers, and none of them pauses", "HeadraceOverload",
-                "overload", flood.begin, {"KEY": self._flood_key[0]}, flood.end,
+                "overload", self._flood, {"KEY": self._flood_key[0]},
             ),
             Fault(
                 "redis", "Redis is stopped (SIGSTOP): it takes calls and answers none",
@@ -185,9 +186,9 @@ class Site:
     def _stall(self) -> None:
         self.workers()[-1].suspend()
 
-    def flood(self) -> ChildServer:
-        """Starts the viewers who do not pause."""
-        return self._child("flood", self._viewers(FLOOD * VIEWERS, 0.0), key=self._flood_key[1])
+    def _flood(self) -> None:
+        """Its end is the cure's: the key is taken away."""
+        self._viewers("flood", FLOOD * VIEWERS, 0.0, self._flood_key[1])
 
     def workers(self) -> list[psutil.Process]:
         """The workers of the features flow, in their order."""
@@ -222,17 +223,3 @@ class _Killing:
                 with suppress(psutil.NoSuchProcess):
                     worker.kill()
             self._over.wait(KILL_EVERY_S)
-
-
-class _Flood:
-    """Viewers who do not pause, until their key is taken away."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._viewers: ChildServer | None = None
-
-    def begin(self) -> None:
-        self._viewers = self._site.flood()
-
-    def end(self) -> None:
-        """Nothing: the cure has to end it."""
