@@ -45,6 +45,7 @@ NEEDED: Final = ("features", "learning", "serve")  # without one of these nothin
 FAILED: Final = ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS")
 PLACE: Final = ("flow", "topic", "partition")
 OWN_PLACE: Final = ("process", "topic", "partition")
+FRESH_S: Final = 5.0  # of what the console was told by the broker
 FEW_CALLS: Final = 0.2  # a second: below, a single slow or failed call would be an alert
 
 
@@ -190,20 +191,25 @@ def _of_flows(limits: AlertSettings) -> tuple[Alert, ...]:
 def _no_progress() -> Expression:
     """By the broker, or by the flow itself where nobody asks the broker.
 
-    A flow that does not answer is known by what it commits; eight seconds are more than two
+    A flow that does not answer is known by what it commits; six seconds are more than one or two
     commits. The archive commits with its files, once a minute.
     """
     flows = where(flow=("features", "attribution", "learning"))
     by_broker = And(
-        Compare(OverTime("min_over_time", "headrace_ops_lag", 8, PLACE, "min", flows), ">", 0),
+        Compare(OverTime("min_over_time", "headrace_ops_lag", 6, PLACE, "min", flows), ">", 0),
         Compare(
-            OverTime("changes", "headrace_ops_committed_offset", 8, PLACE, "max", flows), "<", 1
+            OverTime("changes", "headrace_ops_committed_offset", 6, PLACE, "max", flows), "<", 1
         ),
         on=PLACE,
     )
+    by_broker = And(
+        by_broker,
+        # what the console has not looked at anew may have changed
+        Compare(OverTime("max_over_time", "headrace_ops_log_age_seconds", 6), "<", FRESH_S),
+    )
     by_flow = And(
-        Compare(OverTime("min_over_time", "headrace_stream_lag", 8, OWN_PLACE, "min"), ">", 0),
-        Compare(OverTime("changes", "headrace_stream_applied_offset", 8, OWN_PLACE), "<", 1),
+        Compare(OverTime("min_over_time", "headrace_stream_lag", 6, OWN_PLACE, "min"), ">", 0),
+        Compare(OverTime("changes", "headrace_stream_applied_offset", 6, OWN_PLACE), "<", 1),
         on=OWN_PLACE,
     )
     return Or(by_broker, by_flow, on=("topic", "partition"))

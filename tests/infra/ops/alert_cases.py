@@ -83,9 +83,14 @@ def lag(records: Told, flow: str = "features", topic: str = "interactions", part
     return Line("ops", "headrace_ops_lag", records, place)
 
 
-def applied(offset: Told, flow: str = "features", topic: str = "interactions"):
+def committed(
+    offset: Told, flow: str = "features", topic: str = "interactions", age_s: Told = 1.0
+) -> tuple[Line, ...]:
     place = {"flow": flow, "topic": topic, "partition": "0"}
-    return Line("ops", "headrace_ops_committed_offset", offset, place)
+    return (
+        Line("ops", "headrace_ops_committed_offset", offset, place),
+        Line("ops", "headrace_ops_log_age_seconds", age_s),
+    )
 
 
 def own(name: str, value: Told, **labels: str) -> Line:
@@ -174,7 +179,7 @@ LAGS = (
     Case("over a thousand are a warning", (lag(1_001),), (fired("HeadraceLag", **FLOW),)),
     Case(
         "over ten thousand wake somebody, the worst partition counts",
-        (lag(10_001), lag(0, partition="1"), applied(per_s(5))),
+        (lag(10_001), lag(0, partition="1"), *committed(per_s(5))),
         (fired("HeadraceLag", **FLOW), fired("HeadraceLagPage", **FLOW)),
     ),
     Case(
@@ -195,20 +200,24 @@ LAGS = (
 PROGRESS = (
     Case(
         "records come and none is applied",
-        (lag(per_s(5)), applied(1_000)),
+        (lag(per_s(5)), *committed(1_000)),
         (fired("HeadraceNoProgress", **FLOW, partition="0"),),
     ),
     Case(
         "it stands still for ten seconds",
-        (lag(lambda s: max(5 * (s - 30), 0)), applied(lambda s: 5 * min(s, 30))),
+        (lag(lambda s: max(5 * (s - 30), 0)), *committed(lambda s: 5 * min(s, 30))),
         (fired("HeadraceNoProgress", **FLOW, partition="0"),),
         at_s=42,
     ),
-    Case("lag that grows while records are applied", (lag(per_s(5)), applied(per_s(1)))),
-    Case("nothing comes", (lag(0), applied(1_000))),
+    Case(
+        "the console itself has not looked for a while",
+        (lag(per_s(5)), *committed(1_000, age_s=lambda s: s % 10)),
+    ),
+    Case("lag that grows while records are applied", (lag(per_s(5)), *committed(per_s(1)))),
+    Case("nothing comes", (lag(0), *committed(1_000))),
     Case(
         "the archive waits for a file to be full",
-        (lag(500, flow="archive"), applied(1_000, flow="archive")),
+        (lag(500, flow="archive"), *committed(1_000, flow="archive")),
     ),
     Case(
         "the flow says itself that it stands",
@@ -217,7 +226,7 @@ PROGRESS = (
     ),
     Case(
         "a frozen flow says nothing, the broker does",
-        (lag(per_s(5)), applied(1_000), own("lag", 5), own("applied_offset", per_s(1))),
+        (lag(per_s(5)), *committed(1_000), own("lag", 5), own("applied_offset", per_s(1))),
         (
             fired("HeadraceNoProgress", **FLOW, partition="0"),
             fired("HeadraceProcessDown", process="features"),

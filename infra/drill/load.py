@@ -1,0 +1,44 @@
+"""Somebody who asks for slates: `python -m infra.drill.load ADDRESS VIEWERS PAUSE_S`.
+
+Each viewer is a thread that asks, waits, and asks again; one whose key is no longer taken ends, as
+a client would. The key is in the environment, where no list of processes shows it to others.
+"""
+
+import os
+import sys
+import threading
+import time
+
+from serving.client import Client, RequestError
+
+KEY = "HEADRACE_DRILL_KEY"
+TIMEOUT_S = 2.0
+OVER = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
+
+def ask_for_slates(client: Client, viewer: str, pause_s: float) -> None:
+    """Until the key is not taken any more."""
+    while True:
+        try:
+            client.recommend(viewer, timeout_s=TIMEOUT_S)
+        except RequestError as error:
+            if error.code in OVER:
+                return
+        time.sleep(pause_s)
+
+
+def main(address: str, viewers: int, pause_s: float) -> None:
+    """Runs all viewers until they end."""
+    with Client(address, timeout_s=TIMEOUT_S, api_key=os.environ[KEY]) as client:
+        threads = [
+            threading.Thread(target=ask_for_slates, args=(client, f"u{i}", pause_s), daemon=True)
+            for i in range(viewers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
