@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from infra.ops.scrape import Sample
 
-STEP_S, LONG_STEP_S = 2, 10  # between readings; the long one saves time where minutes pass
+STEP_S, LONG_STEP_S = 2, 20  # between readings; the long one saves time where minutes pass
 LONG_S = 720  # long enough for every alert that waits
 STARTED_S = -3_600  # before the first second of a case
 WELL = ("features", "learning", "serve", "ops")
@@ -325,7 +325,7 @@ LEARNING = (
     Case("a bundle of last quarter", ages(5, 5, 8_000_000), (fired("HeadraceModelStale"),)),
     Case(
         "the first drift ever",
-        (Line("learning", "headrace_learning_drifts_total", from_s(710, 1),
+        (Line("learning", "headrace_learning_drifts_total", from_s(700, 1),
               {"what": "answers", "segment": "all"}),),
         (fired("HeadraceDrift", what="answers", segment="all"),),
         at_s=LONG_S,
@@ -334,8 +334,8 @@ LEARNING = (
         "a drift of a process that has just begun",
         (Line("learning", "headrace_learning_drifts_total", from_s(700, 1),
               {"what": "answers", "segment": "all"}),
-         Line("learning", "headrace_ready", from_s(690, 1)),
-         Line("learning", "process_start_time_seconds", from_s(690, 685))),
+         Line("learning", "headrace_ready", from_s(680, 1)),
+         Line("learning", "process_start_time_seconds", from_s(680, 675))),
         (fired("HeadraceDrift", what="answers", segment="all"),),
         at_s=LONG_S,
     ),
