@@ -74,6 +74,10 @@ class Progress:
             place: max(self._ends.get(place, at) - at, 0) for place, at in self._applied.items()
         }
 
+    def places(self) -> dict[Place, int]:
+        """The next offset to apply of every partition. Any thread may ask."""
+        return dict(self._applied)
+
     def ends_and_applied(self) -> Iterable[tuple[Place, int, int]]:
         """Every partition, the end of its log, the next offset to apply."""
         return [(place, self._ends.get(place, at), at) for place, at in self._applied.items()]

@@ -84,7 +84,8 @@ def _behind(view: View) -> str:
     places = ", ".join(f"{lag.topic}[{lag.partition}]" for lag in of_flow[:MAX_NAMED])
     more = "" if len(of_flow) <= MAX_NAMED else f" and {len(of_flow) - MAX_NAMED} more"
     oldest_s = max(lag.seconds for lag in of_flow)
-    return f"Behind by {total:,} records for {oldest_s:,.0f} s: {lags[0].flow}, {places}{more}."
+    how_long = f" for {oldest_s:,.0f} s" if oldest_s >= 0 else ""
+    return f"Behind by {total:,} records{how_long}: {lags[0].flow}, {places}{more}."
 
 
 def _calm(view: View) -> str:

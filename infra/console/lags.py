@@ -38,7 +38,7 @@ class Lag:
     topic: str
     partition: int
     records: int  # GONE: nobody knows
-    seconds: float  # age of the oldest record that waits; 0: none does
+    seconds: float  # age of the oldest record that waits; 0: none does; GONE: nobody knows
     end: int
     committed: int  # GONE: never
     source: str  # applied: the flow's own word; committed: the broker's
@@ -100,18 +100,18 @@ class Lags:
         found = []
         for key, committed in sorted(seen.committed.items()):
             _, topic, partition = key
-            end = seen.ends.get((topic, partition), 0)
+            end = max(seen.ends.get((topic, partition), 0), committed)  # asked one after the other
             behind = max(end - committed, 0) if committed != GONE else GONE
             word = own.get(key)
             if word is not None and not self._is_contradicted(key, committed, behind, seen_at_s):
                 seconds = word.seconds
                 if seconds is None:
-                    seconds = seen.waiting_s.get(key, 0.0) if word.records else 0.0
+                    seconds = seen.waiting_s.get(key, GONE) if word.records else 0.0
                 lag = Lag(*key, word.records, seconds, end, committed, "applied")
             elif committed == GONE and end == seen.starts.get((topic, partition), 0):
                 lag = Lag(*key, 0, 0.0, end, committed, "committed")  # there is nothing to read
             else:
-                seconds = seen.waiting_s.get(key, 0.0)
+                seconds = seen.waiting_s.get(key, GONE) if behind else 0.0
                 lag = Lag(*key, behind, seconds, end, committed, "committed")
             found.append(lag)
         return found

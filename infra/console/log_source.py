@@ -20,6 +20,7 @@ REQUEST_S: Final = 2.0
 READ_S: Final = 0.5  # of records, in all; what has not come by then is left out
 
 Place = tuple[str, int]  # topic and partition
+Key = tuple[str, str, int]  # flow, topic and partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class LogSeen:
     topics: frozenset[str]
     ends: Mapping[Place, int]
     starts: Mapping[Place, int]
-    committed: Mapping[tuple[str, str, int], int]  # by flow, topic and partition; GONE: never
-    waiting_s: Mapping[tuple[str, str, int], float]  # age of the first record not committed
+    committed: Mapping[Key, int]  # by flow, topic and partition; GONE: never
+    waiting_s: Mapping[Key, float]  # age of the first record not committed
 
 
 class LogSource:
@@ -43,12 +44,15 @@ class LogSource:
         quick = {
             "socket.timeout.ms": 2_000, "reconnect.backoff.max.ms": 1_000, "log_level": 0,
             "enable.partition.eof": True, "auto.offset.reset": "earliest",
+            "fetch.message.max.bytes": 65_536, "queued.min.messages": 1,  # few records are wanted
+            "fetch.queue.backoff.ms": 10,
         }  # fmt: skip
         self._tail = Consumer({**config.consumer("headrace-ops"), **quick})
         self._admin = AdminClient({**config.common(), "socket.timeout.ms": 2_000, "log_level": 0})
         self._cluster = ""
         self._told: dict[Place, int] = {}  # ends as the broker told them last
         self._ends: dict[Place, int] = {}  # as they are
+        self._first: dict[Key, tuple[int, float]] = {}  # committed offset, when its record came
         self._unread: set[Place] = set()  # not read to their ends in time
         self._groups = {
             flow.group: Consumer({**config.consumer(flow.group), **quick}) for flow in flows
@@ -60,7 +64,8 @@ class LogSource:
         if not metadata.brokers:
             raise LogError("the broker names no broker")
         if metadata.cluster_id != self._cluster:  # an embedded broker begins a new log
-            self._cluster, self._told, self._ends = str(metadata.cluster_id), {}, {}
+            self._cluster = str(metadata.cluster_id)
+            self._told, self._ends, self._first = {}, {}, {}
         places = [
             (name, partition)
             for name in sorted(self._topics & set(metadata.topics))
@@ -107,7 +112,7 @@ class LogSource:
         found = self._admin.list_offsets(asked, request_timeout=REQUEST_S)
         return {(of.topic, of.partition): int(it.result().offset) for of, it in found.items()}
 
-    def _committed(self, places: Sequence[Place]) -> dict[tuple[str, str, int], int]:
+    def _committed(self, places: Sequence[Place]) -> dict[Key, int]:
         found = {}
         for flow in self._flows:
             wanted = [TopicPartition(*place) for place in places if place[0] in flow.topics]
@@ -121,22 +126,29 @@ class LogSource:
         return found
 
     def _waiting_s(
-        self, committed: Mapping[tuple[str, str, int], int], ends: Mapping[Place, int]
-    ) -> dict[tuple[str, str, int], float]:
-        """Seconds since the log took the first record behind each committed offset."""
-        ages: dict[tuple[str, str, int], float] = {}
+        self, committed: Mapping[Key, int], ends: Mapping[Place, int]
+    ) -> dict[Key, float]:
+        """Seconds since the log took the first record behind each committed offset, where known.
+
+        A record is read once: while a commit stands still its age grows by the clock.
+        """
+        waiting = {
+            key: at for key, at in committed.items() if GONE < at < ends.get((key[1], key[2]), 0)
+        }
+        self._first = {
+            key: known for key, known in self._first.items() if waiting.get(key) == known[0]
+        }
         for flow in self._flows:
             reads = {
-                place: at
-                for topic in flow.topics
-                for place, end in ends.items()
-                if place[0] == topic
-                and GONE < (at := committed.get((flow.name, *place), GONE)) < end
+                (key[1], key[2]): at
+                for key, at in waiting.items()
+                if key[0] == flow.name and key not in self._first
             }
             for record in self._read(reads, only_first=True):
-                age_s = time.time() - record.timestamp()[1] / 1_000
-                ages.setdefault((flow.name, *_place(record)), max(age_s, 0.0))
-        return ages
+                key = (flow.name, *_place(record))
+                self._first.setdefault(key, (waiting[key], record.timestamp()[1] / 1_000))
+        now_s = time.time()
+        return {key: max(now_s - taken_s, 0.0) for key, (_, taken_s) in self._first.items()}
 
     def _read(self, reads: Mapping[Place, int], *, only_first: bool = False) -> Iterable[Message]:
         """Records from these places to the ends, or the first of each, within READ_S in all."""

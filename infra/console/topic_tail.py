@@ -30,11 +30,13 @@ class TopicTail(Generic[T]):
         self._take = take
         self._newest: deque[T] = deque(maxlen=keep)
         self._keep = keep
-        self._next = -1  # offset to go on with; -1: not there yet
+        self._next = 0  # offset to go on with
+        self._told = -1  # the end that the broker told when it was last read to its end
         self._cluster = ""
         quick = {
             "socket.timeout.ms": 2_000, "reconnect.backoff.max.ms": 1_000, "log_level": 0,
             "enable.partition.eof": True, "auto.offset.reset": "earliest",
+            "fetch.queue.backoff.ms": 10,
         }  # fmt: skip
         self._consumer = Consumer({**config.consumer("headrace-ops-tail"), **quick})
 
@@ -49,21 +51,23 @@ class TopicTail(Generic[T]):
         place = TopicPartition(self._topic, 0)
         low, high = self._consumer.get_watermark_offsets(place, timeout=REQUEST_S)
         if metadata.cluster_id != self._cluster:  # an embedded broker begins a new log
-            self._cluster, self._next = metadata.cluster_id, -1
+            self._cluster, self._next, self._told = metadata.cluster_id, 0, -1
             self._newest.clear()
-        wanted = max(low, high - self._keep)
-        if self._next < wanted:
-            self._next = wanted
-            self._consumer.assign([TopicPartition(self._topic, 0, wanted)])
-        self._read()
+        if high != self._told:
+            self._next = max(self._next, low, high - self._keep)
+            self._consumer.assign([TopicPartition(self._topic, 0, self._next)])
+            try:
+                self._told = high if self._read_to_end() else -1
+            finally:
+                self._consumer.unassign()  # else it would ask for more all the time
         return tuple(self._newest)
 
     def close(self) -> None:
         """Closes the connection."""
         self._consumer.close()
 
-    def _read(self) -> None:
-        """Takes what is there, to the end of the partition."""
+    def _read_to_end(self) -> bool:
+        """Takes what is there; whether the end was reached in time."""
         deadline_s = time.monotonic() + READ_S
         while time.monotonic() < deadline_s:
             for record in self._consumer.consume(MAX_BATCH, 0.05):
@@ -74,13 +78,7 @@ class TopicTail(Generic[T]):
                     if found is not None:
                         self._newest.append(found)
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    return
+                    return True
                 else:
                     raise LogError(f"{self._topic}: {error.str()}")
-            if self._is_quiet():
-                return
-
-    def _is_quiet(self) -> bool:
-        """Whether nothing more is known to be there: the end was told before this look."""
-        _, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, 0), cached=True)
-        return bool(high <= self._next)
+        return False

@@ -93,7 +93,11 @@ def _log(found: Observed) -> Iterator[Metric]:
         "headrace_ops_lag_seconds",
         "Age of the oldest record that waits, by the log's receipt; 0 where none does",
         labels,
-        (((lag.flow, lag.topic, str(lag.partition)), lag.seconds) for lag in known),
+        (
+            ((lag.flow, lag.topic, str(lag.partition)), lag.seconds)
+            for lag in known
+            if lag.seconds >= 0
+        ),
     )
     yield _by(
         "headrace_ops_committed_offset",

@@ -24,8 +24,8 @@ def lines_of(entries, event):
 
 
 def test_refused_failed_slow_and_degraded_calls_are_found_again_by_their_request_id():
-    parts = Parts(recommender=Unwell(takes_s=0.02))
-    parts.settings.slow_call_ms = 10
+    settings = Parts().settings.model_copy(update={"slow_call_ms": 10.0})
+    parts = Parts(settings, recommender=Unwell(takes_s=0.02))
     with capture_logs() as entries, served(parts) as (_, client):
         client.recommend("ann", request_id="r-degraded")
         with pytest.raises(RequestError):

@@ -13,7 +13,7 @@ export function h(name, attributes, ...children) {
       made.setAttribute(key, value === true ? "" : String(value));
     }
   }
-  for (const child of children.flat()) {
+  for (const child of children.flat(Infinity)) {
     if (child !== null && child !== undefined && child !== false) {
       made.append(child instanceof Node ? child : String(child));
     }
