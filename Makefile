@@ -43,6 +43,9 @@ test-fast: install ## the tests that take less than ten seconds each
 test-long: install ## the tests that take minutes: faults again and again
 	$(BIN)/python -m pytest -q -m long
 
+drill: install ## break a stack of its own five ways; console, alerts and runbooks must mend it
+	$(BIN)/headrace drill
+
 bench: install ## every benchmark, one after the other; JSON in benchmarks/out
 	$(BIN)/python -m benchmarks.freshness
 	$(BIN)/python -m benchmarks.features_flow
@@ -93,4 +96,4 @@ format: install ## let ruff arrange the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.PHONY: help install checks compiled demo up down test test-fast test-long bench peers-install bench-peers off-policy-install lint types protos protos-check format
+.PHONY: help install checks compiled demo up down test test-fast test-long drill bench peers-install bench-peers off-policy-install lint types protos protos-check format

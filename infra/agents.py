@@ -31,9 +31,11 @@ from infra.loopback_web import OWN_NAMES, LoopbackWeb
 from infra.settings import Settings
 from infra.telemetry import READY
 from streams import metrics
+from streams.log_watch import LogWatch
 from streams.ops_agents import AgentTopics, LogEnds, OpsAgents
 
 NAME: Final = "headrace-agents"
+FLOW: Final = "agents"
 WATCH_EVERY_S: Final = 0.1
 ENDS_EVERY_S: Final = 1.0
 STOP_S: Final = 5.0  # of Faust; the supervisor's grace is 10
@@ -71,18 +73,26 @@ async def _run(settings: Settings, agents: OpsAgents, stop: Event) -> None:
         ending.push_async_callback(web.stop)
         ends = LogEnds(agents.config, vars_of(agents.topics))
         ending.callback(ends.close)
+        watch = LogWatch(agents.config, FLOW, agents.progress.places)
+        watch.start()
+        ending.callback(watch.stop)
         app = agents.app(NAME, ending.enter_context(tempfile.TemporaryDirectory(prefix=NAME)))
         log.info("views_told", port=port)
         ending.callback(READY.set, 0)
         ending.push_async_callback(_stopped, app)
-        await app.start()
-        await _watch(app, agents, ends, stop)
+        starting = asyncio.create_task(app.start())
+        ending.callback(starting.cancel)
+        await _watch(app, starting, agents, ends, stop)
 
 
-async def _watch(app: Any, agents: OpsAgents, ends: LogEnds, stop: Event) -> None:
+async def _watch(
+    app: Any, starting: "asyncio.Task[None]", agents: OpsAgents, ends: LogEnds, stop: Event
+) -> None:
     """Until `stop`, or until Faust gives up."""
     asked_s = float("-inf")
     while not stop.is_set():
+        if starting.done():
+            starting.result()
         if app.crashed:
             raise LogError(f"the agents have ended: {app.crash_reason!r}")
         if time.monotonic() - asked_s >= ENDS_EVERY_S:
@@ -92,13 +102,13 @@ async def _watch(app: Any, agents: OpsAgents, ends: LogEnds, stop: Event) -> Non
 
 
 async def _ask(agents: OpsAgents, ends: LogEnds) -> None:
-    """Where the log ends, told to whoever wants to know how far the views are."""
+    """Where the log ends, for those who ask whether the views move; lags are told by LogWatch."""
     try:
         agents.progress.ends(await asyncio.to_thread(ends.read))
     except KafkaException as error:
         log.warning("log_ends_unknown", reason=error.args[0].str())
-    for (topic, partition), lag in agents.progress.lags().items():
-        metrics.LAG.labels(topic, partition).set(lag)
+    if not agents.progress.stalled(ENDS_EVERY_S):
+        metrics.AGES.source("applied", FLOW).heard()
     READY.set(int(agents.progress.is_rebuilt()))
 
 
@@ -159,8 +169,8 @@ def vars_of(names: AgentTopics) -> tuple[str, ...]:
 
 
 class _ToStructlog(logging.Handler):
-    """What Faust has to say, as our own lines."""
+    """What Faust and others have to say, as our own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
-        log.log(record.levelno, "faust", logger=record.name, said=record.getMessage())
+        log.log(record.levelno, "library_says", library=record.name, said=record.getMessage())

@@ -27,6 +27,7 @@ from rich.table import Table
 from infra.cli_alerts import alerts_app
 from infra.cli_bundles import bundles_app
 from infra.cli_console import JsonFlag, console, errors, instant_ms
+from infra.cli_drill import drill_app
 from infra.cli_guard import keys_app
 from infra.cli_learning import decisions_app, models_app
 from infra.cli_ops import ops_app, topics_ops_app, user_ops_app
@@ -58,6 +59,7 @@ app.add_typer(decisions_app)
 app.add_typer(ops_app)
 app.add_typer(watch_app)
 app.add_typer(alerts_app, name="alerts")
+app.add_typer(drill_app)
 topics_app.add_typer(topics_ops_app)
 user_app.add_typer(user_ops_app)
 app.add_typer(rules_app, name="rules")

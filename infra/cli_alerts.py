@@ -1,6 +1,7 @@
 """Commands on alerts: what they are, what holds now, the same for Prometheus and Grafana."""
 
 import json
+import logging
 import sys
 import time
 from importlib.util import find_spec
@@ -82,9 +83,12 @@ def check(
 
     Ends with 2 where one fires. One that must hold for longer than this shows as pending.
     """
+    import structlog
+
     from infra.console.collector import Collector
     from infra.running import connected
 
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     collector = Collector(connected(Settings())).start()
     try:
         with errors.status(f"looking for {seconds:g} s"):

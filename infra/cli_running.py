@@ -57,7 +57,7 @@ def install(
 
 @running_app.command()
 def size(
-    viewers: Annotated[int, typer.Option(min=1, help="that have done something")],
+    viewers: Annotated[float, typer.Option(min=1, help="that have done something")],
     events_per_day: Annotated[float, typer.Option(min=1, help="clicks, watches, ... of a day")],
     slates_per_day: Annotated[
         float | None, typer.Option(min=1, help="answers of a day; empty: one for ten events")
@@ -83,7 +83,7 @@ def size(
     from infra.sizing import Site, plan_of, table_of
 
     site = Site(
-        viewers, events_per_day, slates_per_day or events_per_day / 10, titles, regions, peak,
+        int(viewers), events_per_day, slates_per_day or events_per_day / 10, titles, regions, peak,
         headroom, retention_days, replicas, active_share, redis_gib,
     )  # fmt: skip
     plan = plan_of(site)

@@ -32,19 +32,19 @@ class Measured:
     serve_cpu_ms: float = 3.2  # of a core, a slate, nothing from the cache
     learner_outcomes_s: float = 11_112.0
     rebuild_events_s: float = 69_163.0  # from a filled log, more viewers than fit in memory
-    viewer_redis_bytes: float = 2_684.0  # 2.5 GiB for 1,000,000 of them
+    viewer_redis_bytes: float = 2_650.0  # key and all
     title_row_bytes: int = 1_648
     pair_row_bytes: int = 560  # co-visitation, by title and partition
     segment_row_bytes: int = 1_064  # by region, hour of the day and partition
-    redis_key_bytes: int = 130  # of a key beside its row
+    redis_key_bytes: int = 114  # of a key beside its row
     worker_base_mib: int = 430  # code, 200; pairs and segments in memory as set, 230
     viewer_memory_bytes: float = 2_499.0  # resident, with ids and slots: 2,383 MiB a million
     title_memory_bytes: float = 1_783.0
     serve_title_bytes: float = 9_000.0  # 450 MB with 50,000 titles, models and Python too
-    event_bytes: int = 120
-    impression_bytes: int = 5_000
-    outcome_bytes: int = 700
-    redis_bytes_an_event: int = 9_000
+    event_bytes: int = 200
+    impression_bytes: int = 7_600
+    outcome_bytes: int = 530
+    redis_bytes_an_event: int = 11_500  # at most: one that shares no row with others of its batch
 
 
 MEASURED: Final = Measured()
@@ -208,9 +208,14 @@ def _redis(site: Site, cells: int) -> list[Line]:
     return [
         Line("rows in Redis", rows / GIB, "GiB", "viewers, titles, pairs, segments"),
         Line("memory of Redis", 2 * rows / GIB, "GiB", "twice: a rewrite of the file copies pages"),
-        Line("to Redis and its file at the peak", into / MIB, "MiB/s", "events * 9,000 bytes"),
+        Line(
+            "to Redis and its file at the peak",
+            into / MIB,
+            "MiB/s",
+            "events * 11,500 bytes at most",
+        ),
         Line("disk of Redis", 3 * rows / GIB, "GiB", "the file doubles, then is written anew"),
-    ]
+    ]  # fmt: skip
 
 
 def _log(site: Site, cells: int) -> list[Line]:
@@ -231,7 +236,16 @@ def table_of(plan: Plan) -> Table:
     """For people."""
     table = Table("what", "figure", "how", title=f"{plan.cells} cells, bound by {plan.bound_by}")
     for line in plan.lines:
-        is_whole = line.unit in ("", "rows", "cores")
-        value = f"{line.value:,.0f}" if is_whole or line.value >= 100 else f"{line.value:,.1f}"
-        table.add_row(line.what, f"{value} {line.unit}".strip(), line.how)
+        table.add_row(line.what, figure_of(line), line.how)
     return table
+
+
+def figure_of(line: Line) -> str:
+    """A figure with its unit, as long as it deserves.
+
+    >>> figure_of(Line("memory", 2.83, "GiB", "")), figure_of(Line("workers", 3.0, "cores", ""))
+    ('2.8 GiB', '3 cores')
+    """
+    is_whole = line.unit in ("", "rows", "cores")
+    value = f"{line.value:,.0f}" if is_whole or line.value >= 100 else f"{line.value:,.1f}"
+    return f"{value} {line.unit}".strip()

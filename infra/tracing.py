@@ -1,4 +1,4 @@
-"""Turns tracing on where it is asked for; nothing of OpenTelemetry is imported before."""
+"""Turns tracing on where it is asked for; OpenTelemetry's spans are not imported before."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

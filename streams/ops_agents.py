@@ -22,7 +22,8 @@ from streams.ops_views import DAY_MS, DeadLetterView, ExposureView, OpsEventView
 
 BATCH: Final = 500
 WITHIN_S: Final = 0.2
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 10.0  # of the log, at the start
+ENDS_TIMEOUT_S: Final = 1.0  # and later, when whoever ends the process waits for it
 
 Place = tuple[str, int]  # topic, partition
 
@@ -73,6 +74,10 @@ class Progress:
             place: max(self._ends.get(place, at) - at, 0) for place, at in self._applied.items()
         }
 
+    def places(self) -> dict[Place, int]:
+        """The next offset to apply of every partition. Any thread may ask."""
+        return dict(self._applied)
+
     def ends_and_applied(self) -> Iterable[tuple[Place, int, int]]:
         """Every partition, the end of its log, the next offset to apply."""
         return [(place, self._ends.get(place, at), at) for place, at in self._applied.items()]
@@ -105,7 +110,7 @@ class LogEnds:
         found = {}
         for topic, partition in self._places:
             place = TopicPartition(topic, partition)
-            _, high = self._consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+            _, high = self._consumer.get_watermark_offsets(place, timeout=ENDS_TIMEOUT_S)
             found[topic, partition] = max(high, 0)
         return found
 

@@ -14,6 +14,7 @@ OTHERS = ("tests", "benchmarks")
 PRINTING = {  # answers as JSON
     Path("infra/cli.py"),
     Path("infra/cli_alerts.py"),
+    Path("infra/cli_drill.py"),
     Path("infra/cli_bundles.py"),
     Path("infra/cli_guard.py"),
     Path("infra/cli_learning.py"),

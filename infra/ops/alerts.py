@@ -45,6 +45,8 @@ NEEDED: Final = ("features", "learning", "serve")  # without one of these nothin
 FAILED: Final = ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS")
 PLACE: Final = ("flow", "topic", "partition")
 OWN_PLACE: Final = ("process", "topic", "partition")
+WAITS_S: Final = 4.0  # a record for so long, where all wait for milliseconds
+FRESH_S: Final = 5.0  # of what the broker was asked
 FEW_CALLS: Final = 0.2  # a second: below, a single slow or failed call would be an alert
 
 
@@ -156,7 +158,7 @@ def _of_flows(limits: AlertSettings) -> tuple[Alert, ...]:
         Alert(
             "HeadraceNoProgress", "page",
             "records wait in a partition and none is applied", _no_progress(), 2,
-            f"{limits.runbooks}/no-progress.md", "records",
+            f"{limits.runbooks}/no-progress.md", "s",
         ),
         Alert(
             "HeadraceFreshnessSlow", "warn",
@@ -188,25 +190,33 @@ def _of_flows(limits: AlertSettings) -> tuple[Alert, ...]:
 
 
 def _no_progress() -> Expression:
-    """By the broker, or by the flow itself where nobody asks the broker.
+    """The oldest record waits for seconds, and nothing was committed meanwhile.
 
-    A flow that does not answer is known by what it commits; eight seconds are more than two
-    commits. The archive commits with its files, once a minute.
+    By the broker, so that a flow that hangs or is gone is known too; by the flow itself where
+    nobody asks the broker. Only by what was heard just now: what was not looked at anew may have
+    changed. The archive commits with its files, once a minute.
     """
     flows = where(flow=("features", "attribution", "learning"))
     by_broker = And(
-        Compare(OverTime("min_over_time", "headrace_ops_lag", 8, PLACE, "min", flows), ">", 0),
-        Compare(
-            OverTime("changes", "headrace_ops_committed_offset", 8, PLACE, "max", flows), "<", 1
+        And(
+            Compare(Now("headrace_ops_lag_seconds", PLACE, where=flows), ">", WAITS_S),
+            Compare(OverTime("changes", "headrace_ops_committed_offset", 6, PLACE), "<", 1),
+            on=PLACE,
         ),
-        on=PLACE,
+        Compare(OverTime("max_over_time", "headrace_ops_log_age_seconds", 6), "<", FRESH_S),
     )
+    waits = Now("headrace_stream_lag_seconds", OWN_PLACE, where=where(by="ingestion"))
+    heard = Now("headrace_source_age_seconds", ("process",), where=where(source="log_end"))
     by_flow = And(
-        Compare(OverTime("min_over_time", "headrace_stream_lag", 8, OWN_PLACE, "min"), ">", 0),
-        Compare(OverTime("changes", "headrace_stream_applied_offset", 8, OWN_PLACE), "<", 1),
-        on=OWN_PLACE,
+        And(
+            Compare(waits, ">", WAITS_S),
+            Compare(OverTime("changes", "headrace_stream_applied_offset", 6, OWN_PLACE), "<", 1),
+            on=OWN_PLACE,
+        ),
+        Compare(heard, "<", FRESH_S),
+        on=("process",),
     )
-    return Or(by_broker, by_flow, on=("topic", "partition"))
+    return Or(by_broker, And(by_flow, Absent("headrace_ops_lag_seconds")), on=PLACE)
 
 
 def _dead_letters(limits: AlertSettings) -> Expression:
@@ -368,7 +378,8 @@ def _of_parts(limits: AlertSettings) -> tuple[Alert, ...]:
 def _is_away(up: str, source: str, limits: AlertSettings) -> Expression:
     """By the console, which asks; where it does not run, by the flow, which hears nothing."""
     heard = Now("headrace_source_age_seconds", agg="min", where=where(source=source))
-    return Or(Compare(Now(up, agg="min"), "<", 1), Compare(heard, ">", limits.source_age_s))
+    by_flows = And(Compare(heard, ">", limits.source_age_s), Absent(up))
+    return Or(Compare(Now(up, agg="min"), "<", 1), by_flows)
 
 
 def _process_down() -> Expression:

@@ -200,12 +200,17 @@ def _lowest(window: Window) -> float:
     return float(window.values.min())
 
 
+def _highest(window: Window) -> float:
+    return float(window.values.max())
+
+
 def _changes(window: Window) -> float:
     return float((window.values[1:] != window.values[:-1]).sum())
 
 
 OVER_TIME: Final[Mapping[str, Callable[[Window], float]]] = {
     "min_over_time": _lowest,
+    "max_over_time": _highest,
     "changes": _changes,
 }
 

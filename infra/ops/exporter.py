@@ -76,6 +76,11 @@ def _log(found: Observed) -> Iterator[Metric]:
     seen = found.log.value
     if not found.log.is_well or seen is None:
         return
+    yield _one(
+        "headrace_ops_log_age_seconds",
+        "Since the broker was last asked where topics end and what is committed",
+        found.log.age_s(found.now_s),
+    )
     labels = ["flow", "topic", "partition"]
     known = [lag for lag in found.lags if lag.records >= 0]
     yield _by(

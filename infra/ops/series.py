@@ -3,7 +3,8 @@
     samples of a process --observe--> Series --latest, rate, quantile, points--> alerts, plots
 
 Answers are Prometheus' own: a rate is extrapolated and steps over counters that began again, a
-quantile is interpolated within its bucket, and a window has both its ends. A process that did not
+quantile is interpolated within its bucket, and a window has both its ends (Prometheus 3 leaves out
+the first of two that are exactly as far apart as the window is long). A process that did not
 answer has no values at that moment, not its old ones; like Prometheus, the series `up` says so.
 """
 

@@ -7,9 +7,13 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import grpc
+import httpx
 import psutil
 import pytest
-from headrace.v1 import events_pb2
+from headrace.v1 import events_pb2, ingest_pb2, recommender_pb2
+from headrace.v1.ingest_pb2_grpc import IngestServiceStub
+from headrace.v1.recommender_pb2_grpc import RecommendationServiceStub
 from typer.testing import CliRunner
 
 from features.codec import encode_interaction_json
@@ -39,11 +43,13 @@ def stack(request, tmp_path_factory):
     fixture = {"embedded": "embedded_broker", "kafka": "apache_kafka"}[request.param]
     bootstrap = request.getfixturevalue(fixture).bootstrap
     prefix = f"loop{uuid.uuid4().hex[:8]}-"
+    home = tmp_path_factory.mktemp("home")
     settings = Settings(
+        tracing={"endpoint": f"file:{home / 'spans.jsonl'}", "sample_ratio": 0},
         kafka={"bootstrap": bootstrap, "prefix": prefix},
         stream={"group": f"{prefix}features", "epoch_s": 0.2},
         serving={"port": 0},
-        home=tmp_path_factory.mktemp("home"),
+        home=home,
     )
     with Stack(settings) as running:
         log = running.settings.kafka.log_config()
@@ -68,6 +74,64 @@ def test_an_unknown_viewer_gets_a_full_slate(client):
     slate = client.recommend("nobody-yet", count=10)
     assert len({item.item_id for item in slate.items}) == 10
     assert slate.freshness.state_age_ms == -1
+
+
+def spans_of(stack, trace_id):
+    """Spans of a trace, and those that link to it, by name and start."""
+    path = stack.settings.home / "spans.jsonl"
+    spans = [json.loads(line) for line in path.read_text().splitlines()]
+    own = [span for span in spans if span["context"]["trace_id"] == f"0x{trace_id}"]
+    others = [
+        span
+        for span in spans
+        if any(link["context"]["trace_id"] == f"0x{trace_id}" for link in span["links"])
+    ]
+    return sorted(own, key=lambda span: span["start_time"]), others
+
+
+def test_an_event_is_one_trace_from_its_call_to_its_row_and_slates_that_wait_link_to_it(stack):
+    trace_id, caller = uuid.uuid4().hex, "00f067aa0ba902b7"
+    event = events_pb2.Interaction(user_id="tracy", item_id="e7", type=2)
+    with grpc.insecure_channel(stack.addresses.grpc) as channel:
+        tracked = IngestServiceStub(channel).Track(
+            ingest_pb2.TrackRequest(interaction=event),
+            metadata=(("traceparent", f"00-{trace_id}-{caller}-01"),),
+            timeout=10,
+        )
+        RecommendationServiceStub(channel).Recommend(
+            recommender_pb2.RecommendRequest(
+                user_id="tracy", after=tracked.position, wait_ms=1_000, request_id="slate-of-tracy"
+            ),
+            timeout=10,
+        )
+    wait_until(lambda: len(spans_of(stack, trace_id)[0]) == 4)
+    wait_until(lambda: {"Recommend"} <= {span["name"] for span in spans_of(stack, trace_id)[1]})
+    own, others = spans_of(stack, trace_id)
+    names = ["Track", "interactions publish", "features apply", "redis write"]
+    assert [span["name"] for span in own] == names
+    parents = [f"0x{caller}", *(span["context"]["span_id"] for span in own[:-1])]
+    assert [span["parent_id"] for span in own] == parents
+    assert own[0]["attributes"]["event_id"] == tracked.event_id
+    assert own[2]["attributes"]["offset"] == tracked.position.offset
+    assert {span["resource"]["attributes"]["service.name"] for span in own} == {
+        "headrace-serve",
+        "headrace-features",
+    }
+    requests = [s["attributes"]["request_id"] for s in others if s["name"] == "Recommend"]
+    assert requests == ["slate-of-tracy"]
+    assert "tracy" not in json.dumps(own)
+
+
+def test_calls_through_the_json_door_go_on_with_the_trace_of_their_client(stack):
+    trace_id = uuid.uuid4().hex
+    answer = httpx.post(
+        f"{stack.addresses.http}/v1/recommend",
+        json={"user_id": "tracy"},
+        headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"},
+    )
+    assert answer.status_code == 200
+    wait_until(lambda: len(spans_of(stack, trace_id)[0]) == 2)
+    assert [span["name"] for span in spans_of(stack, trace_id)[0]] == ["Recommend", "redis read"]
 
 
 def test_what_was_just_watched_is_gone_from_the_next_slate(client):

@@ -6,6 +6,7 @@ the code. KEDA's and Prometheus' own kinds have no schema here: their shape alon
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -218,6 +219,31 @@ def test_every_command_is_one_of_the_command_line():
             parse([word.replace("$(PROCESS)", "1").strip() for word in unit.arguments])
     with pytest.raises(Exception, match="No such command"):
         parse(["stream", "featuers"])
+
+
+@pytest.mark.parametrize("page", ["running", "sizing", "upgrades"])
+def test_commands_on_the_pages_are_commands(page):
+    found = commands_in((REPOSITORY / "docs" / f"{page}.md").read_text())
+    assert len(found) > 2
+    for words in found:
+        parse(words)
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """What pages tell readers to type: `headrace ...` in indented lines and between backquotes."""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    calls = [
+        call[1]
+        for place in [*lines, *re.findall(r"`([^`]+ [^`]+)`", text)]
+        for part in place.split("    ")[0].split("; ")
+        if (call := re.fullmatch(r"(?:[A-Z_]+=\S+ )*(?:\S*/)?headrace ([a-z].*)", part.strip()))
+    ]
+    return [typed(call) for call in calls if call != "size"]  # its name alone, in a sentence
+
+
+def typed(words: str) -> list[str]:
+    """The words as a shell hands them on; placeholders of numbers are numbers."""
+    return ["1" if word == "SEQUENCE" else word for word in shlex.split(words)]
 
 
 def parse(arguments: list[str]) -> None:

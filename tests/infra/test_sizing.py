@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from features.store import COVISITATIONS, ITEMS, SEGMENTS, USERS
 from infra.cli import app
-from infra.sizing import MEASURED, Site, peak_rate, plan_of, redis_bytes
+from infra.sizing import MEASURED, Site, figure_of, peak_rate, plan_of, redis_bytes
+from tests.apache_kafka import REPOSITORY
 
 SMALL = Site(viewers=100_000, events_per_day=2e6, slates_per_day=2e5)
 FLEET = Site(viewers=200_000_000, events_per_day=12e9, slates_per_day=1e9)
@@ -85,6 +86,19 @@ def test_more_of_anything_needs_no_fewer_cells(site, times):
 def test_what_makes_no_sense_is_refused(field, value, said):
     with pytest.raises(ValueError, match=said):
         replace(SMALL, **{field: value})
+
+
+def test_the_page_shows_what_is_computed():
+    page = (REPOSITORY / "docs" / "sizing.md").read_text()
+    sites = (
+        Site(100_000, 2e6, 2e5, replicas=1),
+        Site(5_000_000, 1e8, 1e7),
+        Site(200_000_000, 4e9, 4e8),
+    )
+    plans = [plan_of(site) for site in sites]
+    for lines in zip(*(plan.lines for plan in plans), strict=True):
+        figures = " | ".join(figure_of(line) for line in lines)
+        assert f"| {lines[0].what} | {figures} |" in page
 
 
 def test_the_command_prints_the_plan():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from infra.ops.scrape import Sample
 
-STEP_S, LONG_STEP_S = 2, 10  # between readings; the long one saves time where minutes pass
+STEP_S, LONG_STEP_S = 2, 20  # between readings; the long one saves time where minutes pass
 LONG_S = 720  # long enough for every alert that waits
 STARTED_S = -3_600  # before the first second of a case
 WELL = ("features", "learning", "serve", "ops")
@@ -83,9 +83,19 @@ def lag(records: Told, flow: str = "features", topic: str = "interactions", part
     return Line("ops", "headrace_ops_lag", records, place)
 
 
-def applied(offset: Told, flow: str = "features", topic: str = "interactions"):
+def waits(seconds: Told, flow: str = "features", topic: str = "interactions") -> Line:
     place = {"flow": flow, "topic": topic, "partition": "0"}
-    return Line("ops", "headrace_ops_committed_offset", offset, place)
+    return Line("ops", "headrace_ops_lag_seconds", seconds, place)
+
+
+def committed(
+    offset: Told, flow: str = "features", topic: str = "interactions", age_s: Told = 1.0
+) -> tuple[Line, ...]:
+    place = {"flow": flow, "topic": topic, "partition": "0"}
+    return (
+        Line("ops", "headrace_ops_committed_offset", offset, place),
+        Line("ops", "headrace_ops_log_age_seconds", age_s),
+    )
 
 
 def own(name: str, value: Told, **labels: str) -> Line:
@@ -174,7 +184,7 @@ LAGS = (
     Case("over a thousand are a warning", (lag(1_001),), (fired("HeadraceLag", **FLOW),)),
     Case(
         "over ten thousand wake somebody, the worst partition counts",
-        (lag(10_001), lag(0, partition="1"), applied(per_s(5))),
+        (lag(10_001), lag(0, partition="1"), *committed(per_s(5))),
         (fired("HeadraceLag", **FLOW), fired("HeadraceLagPage", **FLOW)),
     ),
     Case(
@@ -195,36 +205,49 @@ LAGS = (
 PROGRESS = (
     Case(
         "records come and none is applied",
-        (lag(per_s(5)), applied(1_000)),
+        (waits(per_s(1)), *committed(1_000)),
         (fired("HeadraceNoProgress", **FLOW, partition="0"),),
     ),
     Case(
         "it stands still for ten seconds",
-        (lag(lambda s: max(5 * (s - 30), 0)), applied(lambda s: 5 * min(s, 30))),
+        (waits(lambda s: max(s - 30, 0)), *committed(lambda s: 5 * min(s, 30))),
         (fired("HeadraceNoProgress", **FLOW, partition="0"),),
-        at_s=42,
+        at_s=40,
     ),
-    Case("lag that grows while records are applied", (lag(per_s(5)), applied(per_s(1)))),
-    Case("nothing comes", (lag(0), applied(1_000))),
+    Case(
+        "the console itself has not looked for a while",
+        (waits(per_s(1)), *committed(1_000, age_s=lambda s: s % 10)),
+    ),
+    Case("far behind, but records are applied", (waits(per_s(1)), *committed(per_s(1)))),
+    Case("nothing comes", (waits(0), *committed(1_000))),
     Case(
         "the archive waits for a file to be full",
-        (lag(500, flow="archive"), applied(1_000, flow="archive")),
+        (waits(50, flow="archive"), *committed(1_000, flow="archive")),
     ),
     Case(
         "the flow says itself that it stands",
-        (own("lag", 5), own("applied_offset", 1_000)),
+        (own("lag_seconds", 5, by="ingestion"), own("applied_offset", 1_000), source("log_end", 1)),
         (fired("HeadraceNoProgress", **OWN, partition="0"),),
     ),
     Case(
+        "the flow says so, and the broker otherwise",
+        (own("lag_seconds", 5, by="ingestion"), own("applied_offset", 1_000), source("log_end", 1),
+         waits(0), *committed(per_s(5))),
+    ),
+    Case(
+        "the flow does not know where the log ends",
+        (own("lag_seconds", 5, by="ingestion"), own("applied_offset", 1_000), source("log_end", 7)),
+    ),
+    Case(
         "a frozen flow says nothing, the broker does",
-        (lag(per_s(5)), applied(1_000), own("lag", 5), own("applied_offset", per_s(1))),
+        (waits(per_s(1)), *committed(1_000), own("lag_seconds", 5, by="ingestion")),
         (
             fired("HeadraceNoProgress", **FLOW, partition="0"),
             fired("HeadraceProcessDown", process="features"),
         ),
         gone={"features": 10},
     ),
-)
+)  # fmt: skip
 FRESHNESS = (
     Case("one in fifty late", freshness(0.02), (fired("HeadraceFreshnessSlow"),), at_s=LONG_S),
     Case("one in two hundred late", freshness(0.005), at_s=LONG_S),
@@ -316,7 +339,7 @@ LEARNING = (
     Case("a bundle of last quarter", ages(5, 5, 8_000_000), (fired("HeadraceModelStale"),)),
     Case(
         "the first drift ever",
-        (Line("learning", "headrace_learning_drifts_total", from_s(710, 1),
+        (Line("learning", "headrace_learning_drifts_total", from_s(700, 1),
               {"what": "answers", "segment": "all"}),),
         (fired("HeadraceDrift", what="answers", segment="all"),),
         at_s=LONG_S,
@@ -325,8 +348,8 @@ LEARNING = (
         "a drift of a process that has just begun",
         (Line("learning", "headrace_learning_drifts_total", from_s(700, 1),
               {"what": "answers", "segment": "all"}),
-         Line("learning", "headrace_ready", from_s(690, 1)),
-         Line("learning", "process_start_time_seconds", from_s(690, 685))),
+         Line("learning", "headrace_ready", from_s(680, 1)),
+         Line("learning", "process_start_time_seconds", from_s(680, 675))),
         (fired("HeadraceDrift", what="answers", segment="all"),),
         at_s=LONG_S,
     ),
@@ -357,6 +380,16 @@ PARTS = (
         (fired("HeadraceRedisDown"),
          fired("HeadraceStaleSource", process="features", source="redis"),
          fired("HeadraceStaleSource", process="serve", source="redis")),
+    ),
+    Case(
+        "no flow hears from the broker, the console does",
+        (source("log_end", 9), Line("ops", "headrace_ops_broker_up", 1.0)),
+    ),
+    Case(
+        "nobody hears from the broker, and nobody asks it",
+        (source("log_end", 12),),
+        (fired("HeadraceBrokerDown"),
+         fired("HeadraceStaleSource", process="features", source="log_end")),
     ),
     Case(
         "one process has not",

@@ -44,9 +44,12 @@ def command_lines(text: str) -> Iterator[list[str]]:
             yield [PLACES.get(word, word) for word in words[1:end]]
 
 
+COMMANDS = typer.main.get_command(app)
+
+
 def parse(words: list[str]) -> None:
     """Resolves the command and its options without running it. Raises TyperException."""
-    command, context = typer.main.get_command(app), None
+    command, context = COMMANDS, None
     name = "headrace"
     while isinstance(command, TyperGroup):
         context = command.make_context(name, words[:1], parent=context)
