@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from infra.drill.course import DETECT_S, Fault, Outcome, World, follow, rounded
 from infra.drill.site import Site
@@ -70,7 +70,8 @@ def write(path: Path, found: Sequence[Outcome]) -> None:
 
 def table_of(found: Sequence[Outcome]) -> Table:
     """For people."""
-    table = Table("fault", "alert", "told after", "cure", "green after", "", title="Drill")
+    alert = Column("alert", no_wrap=True)
+    table = Table("fault", alert, "told after", "cure", "green after", "", title="Drill")
     for one in found:
         mark = "[green]passed[/]" if one.is_passed else f"[bold red]FAILED[/] {escape(one.problem)}"
         table.add_row(
