@@ -64,6 +64,18 @@ def any_broker(request: pytest.FixtureRequest) -> str:
     return server.bootstrap
 
 
+@pytest.fixture(params=["sturdiest", pytest.param("embedded", marks=pytest.mark.long)])
+def sturdy_broker(request: pytest.FixtureRequest) -> str:
+    """Apache Kafka's address where it is here, else the embedded broker's.
+
+    For tests that take a minute on each broker: `make test-long` runs them on the embedded one too.
+    """
+    is_kafka = request.param == "sturdiest" and not why_not_here()
+    fixture = "apache_kafka" if is_kafka else "embedded_broker"
+    server: EmbeddedBroker | ApacheKafka = request.getfixturevalue(fixture)
+    return server.bootstrap
+
+
 @pytest.fixture(scope="session")
 def _session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:

@@ -11,8 +11,8 @@ from tests.flows import wait_until
 
 
 @pytest.fixture
-def site(any_broker, topic_prefix, tmp_path):
-    return AttributionSite(LogConfig(any_broker), topic_prefix, tmp_path)
+def site(sturdy_broker, topic_prefix, tmp_path):
+    return AttributionSite(LogConfig(sturdy_broker), topic_prefix, tmp_path)
 
 
 @pytest.fixture

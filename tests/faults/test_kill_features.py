@@ -15,9 +15,12 @@ from tests.flows import FeaturesSite, random_interactions, wait_until
 
 
 @pytest.fixture
-def site(any_broker, redis_url, topic_prefix, tmp_path):
+def site(sturdy_broker, redis_url, topic_prefix, tmp_path):
     return FeaturesSite(
-        LogConfig(any_broker), RedisConfig(redis_url, prefix=topic_prefix), topic_prefix, tmp_path
+        LogConfig(sturdy_broker),
+        RedisConfig(redis_url, prefix=topic_prefix),
+        topic_prefix,
+        tmp_path,
     )
 
 

@@ -14,8 +14,8 @@ from tests.outcomes import LearningSite, random_outcomes
 
 
 @pytest.fixture
-def site(any_broker, redis_url, topic_prefix, tmp_path):
-    return LearningSite(LogConfig(any_broker), redis_url, topic_prefix, tmp_path)
+def site(sturdy_broker, redis_url, topic_prefix, tmp_path):
+    return LearningSite(LogConfig(sturdy_broker), redis_url, topic_prefix, tmp_path)
 
 
 @pytest.fixture
