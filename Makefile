@@ -5,8 +5,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests wait more than they compute: three processes keep two cores busy, a file stays in one.
-SIDE_BY_SIDE ?= -n 3 --dist loadfile
+# Tests wait more than they compute: three processes keep two cores busy, a file stays in one. Files
+# are handed out as tests/conftest.py orders them, the slowest first.
+SIDE_BY_SIDE ?= -n 3 --dist loadfile --no-loadscope-reorder
 # One thread for numbers in every process: the two cores belong to all of them.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -21,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Headrace needs $(PYTHON); set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 demo: install ## everything once: real events change real recommendations, then a summary

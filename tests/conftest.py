@@ -97,7 +97,10 @@ def redis_server() -> Iterator[EmbeddedRedis]:
         yield server
 
 
+SLOWEST = ("test_demo.py", "test_rescale.py", "test_learning.py", "test_kill_features.py")  # first
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests go first: side by side, the last file is then a short one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name not in SLOWEST, item.path not in slow))

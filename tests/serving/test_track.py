@@ -246,9 +246,16 @@ def test_more_events_than_may_be_in_flight_are_refused_at_once() -> None:
             await tracker.track(CLICK)
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [LogUnavailableError] * 3
-        with pytest.raises(LogUnavailableError):  # there is room again
-            await tracker.track(CLICK)
+        with pytest.raises(LogUnavailableError):
+            await track_once_there_is_room(tracker)
         await tracker.close()
+
+    async def track_once_there_is_room(tracker: Tracker) -> None:
+        while True:  # the log's own word on the three may come a moment after their time-outs
+            try:
+                await tracker.track(CLICK)
+            except TooManyInFlightError:
+                await asyncio.sleep(0.01)
 
     asyncio.run(run())
 

@@ -80,7 +80,10 @@ def test_slots_are_counted_by_arm_and_by_what_became_of_them(rng):
     assert rose == [1, 1, own["label"].sum(), (~own["label"]).sum()]
 
 
-def test_beliefs_are_told_of_the_contexts_with_the_most_slots_alone(rng):
+def test_beliefs_are_told_of_the_contexts_with_the_most_slots_alone(rng, monkeypatch):
+    # Feast sets it for the whole process; a learner has no Feast, and labels that go, go.
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.delenv("prometheus_multiproc_dir", raising=False)
     now_s = 0.0
     parts = {BANDITS: BanditState(is_net=True), RATES: ArmRates()}
     news = ArmNews(lambda: now_s)
