@@ -78,7 +78,8 @@ def client(stack):
 
 
 def here(text: str, stack: Stack) -> str:
-    """An example with the addresses of this stack."""
+    """An example with the addresses of this stack, and with time for a machine that is busy."""
+    text = text.replace(f'Client("{GRPC}"', f'Client("{GRPC}", timeout_s=10')
     return text.replace(HTTP, stack.addresses.http).replace(GRPC, stack.addresses.grpc)
 
 
