@@ -47,7 +47,7 @@ class World:
         self.slots = rng.permutation(N_ITEMS)[:n].astype(np.int32)
         self.scores = rng.random((n, N_SCORES), np.float32)
         self.sources = (1 << rng.integers(0, 8, n)).astype(np.uint16)
-        self.row = USERS.empty[0]
+        self.row = USERS.empty
 
     def all_columns(self, places: NDArray[np.int32]) -> Floats:
         """Of some candidates."""

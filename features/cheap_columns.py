@@ -52,7 +52,7 @@ _N_MARKS = 1_024
 
 @compiled
 def assemble_cheap(
-    row: Row,
+    rows: Rows,
     history: Slots,
     candidates: Slots,
     scores: Floats,
@@ -66,6 +66,7 @@ def assemble_cheap(
 
     Pure; O(candidates).
     """
+    row = rows[0]
     past = _past_of(history, facts)
     sums, scale = _sums_of_genres(row["taste"]["affinity"]), 1.0 / (row["taste"]["weight"] + 1.0)
     _fill_titles(candidates, values, standings, out)

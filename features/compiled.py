@@ -43,13 +43,15 @@ def _cache_folder() -> Path:
     return folder / f"compiled-{source_hash(root)}"
 
 
+_ALL: list[Any] = []  # functions of this process, by numba
+
 numba.config.LOOP_VECTORIZE = 0
 numba.config.CACHE_DIR = str(_cache_folder())
 
 
 def compiled(function: F) -> F:
     """Compiles `function` at its first call; later processes load it from the cache."""
-    return cast("F", numba.njit(cache=True, error_model="numpy")(function))
+    return _kept(numba.njit(cache=True, error_model="numpy")(function), function)
 
 
 def unlocked(function: F) -> F:
@@ -57,7 +59,7 @@ def unlocked(function: F) -> F:
 
     For what takes milliseconds over arrays that no other thread touches.
     """
-    return cast("F", numba.njit(cache=True, error_model="numpy", nogil=True)(function))
+    return _kept(numba.njit(cache=True, error_model="numpy", nogil=True)(function), function)
 
 
 def vectorised(signature: str) -> Callable[[F], F]:
@@ -70,8 +72,22 @@ def vectorised(signature: str) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         numba.config.LOOP_VECTORIZE = 1
         try:
-            return cast("F", numba.njit(signature, cache=True, error_model="numpy")(function))
+            by_numba = numba.njit(signature, cache=True, error_model="numpy")(function)
         finally:
             numba.config.LOOP_VECTORIZE = 0
+        return _kept(by_numba, function)
 
     return decorate
+
+
+def n_compiled() -> int:
+    """How many functions have been compiled, or loaded from the cache, one for each signature.
+
+    It grows at a first use alone, and whoever used it then has waited. O(functions).
+    """
+    return sum(len(getattr(function, "signatures", ())) for function in _ALL)
+
+
+def _kept(by_numba: Any, function: F) -> F:  # noqa: ARG001 (for its type)
+    _ALL.append(by_numba)
+    return cast("F", by_numba)

@@ -151,7 +151,7 @@ Past = NDArray[np.int64]  # (_N_KEPT, n_known)
 
 @compiled
 def assemble(
-    row: Row,
+    rows: Rows,
     now_ms: int,
     history: Slots,
     candidates: Slots,
@@ -164,13 +164,15 @@ def assemble(
 ) -> None:
     """Fills `out`, `(n_candidates, N_COLUMNS) float32`, for one viewer. Pure; about 0.3 us a row.
 
-    `row` is the viewer's USER_ROW record; `history`, `(N_TITLES,)`, has the catalogue slots of
-    the titles in `row["viewing"]`, -1 for an unknown one. `candidates` are slots, `scores`
-    `(n_candidates, N_SCORES)` what their sources said. By slot: `values` the mirror, `standings`
-    `(n_items, N_STANDINGS)`, `facts` `(n_items,) titles.FACTS` of the catalogue. Ages are counted
+    `rows`, `(1,)`, has the viewer's USER_ROW record: an array of one, since a record alone costs
+    10 to 20 us on its way into compiled code, an array less than one. `history`, `(N_TITLES,)`,
+    has the catalogue slots of the titles in its `viewing`, -1 for an unknown one. `candidates` are
+    slots, `scores` `(n_candidates, N_SCORES)` what their sources said. By slot: `values` the
+    mirror, `standings` `(n_items, N_STANDINGS)`, `facts` `(n_items,) titles.FACTS`. Ages count
     from `latest_year`, a constant of the bundle: replayed history keeps its ages whatever the
     clock.
     """
+    row = rows[0]
     context = np.zeros(_N_CONTEXT, np.float64)
     _fill_viewer(row, now_ms, context)
     past = _past_of(history, facts)

@@ -20,6 +20,8 @@ from typing import Any, Final
 import structlog
 from confluent_kafka import KafkaException
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -27,9 +29,10 @@ from starlette.routing import Route
 from features.clock import WallClock
 from features.log import LogError
 from infra import topics
-from infra.loopback_web import OWN_NAMES, LoopbackWeb
+from infra.embedded import LOOPBACK
 from infra.settings import Settings
 from infra.telemetry import READY
+from serving.http.hosting import Hosted, bound
 from streams import metrics
 from streams.log_watch import LogWatch
 from streams.ops_agents import AgentTopics, LogEnds, OpsAgents
@@ -39,6 +42,9 @@ FLOW: Final = "agents"
 WATCH_EVERY_S: Final = 0.1
 ENDS_EVERY_S: Final = 1.0
 STOP_S: Final = 5.0  # of Faust; the supervisor's grace is 10
+MAX_CONNECTIONS: Final = 64
+# Of requests. A page elsewhere that lets its own name point here is refused (DNS rebinding).
+OWN_NAMES: Final = Middleware(TrustedHostMiddleware, allowed_hosts=[LOOPBACK, "localhost"])
 HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 log = structlog.get_logger(__name__)
@@ -68,8 +74,11 @@ def run_agents(settings: Settings, stop: Event) -> None:
 
 async def _run(settings: Settings, agents: OpsAgents, stop: Event) -> None:
     async with contextlib.AsyncExitStack() as ending:
-        web = LoopbackWeb(views_app(agents, settings.agents.stall_s), settings.agents.port)
-        port = await web.start()
+        web = Hosted(
+            views_app(agents, settings.agents.stall_s),
+            max_connections=MAX_CONNECTIONS, keep_alive_s=30, grace_s=1,
+        )  # fmt: skip
+        port = await web.start(bound(LOOPBACK, settings.agents.port))
         ending.push_async_callback(web.stop)
         ends = LogEnds(agents.config, vars_of(agents.topics))
         ending.callback(ends.close)

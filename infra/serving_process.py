@@ -15,6 +15,7 @@ import uvloop
 
 from features.answer_store import RedisAnswers
 from features.clock import Clock, StreamClock, WallClock
+from features.ids import viewer_hash
 from features.item_row import MAX_PARTITIONS
 from features.log import LogError
 from features.partition_reads import read_priors
@@ -345,6 +346,7 @@ def _regions(settings: Settings) -> RegionCharts:
 def _warm_up(recommender: Recommender, clock: Clock) -> None:
     """Has everything compiled and in memory before the first caller."""
     recommender.warm_up(clock.now_ms())
+    viewer_hash("warm-up", "warm-up")
     for filters in (Filters(min_rating=10.0), *[NO_FILTERS] * WARM_UP_CALLS):
         query = Query("warm-up", filters=filters)
         recommender.recommend(query, Viewer(USERS.empty), clock.now_ms())

@@ -3,6 +3,7 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 from features import metrics as shared
+from features.compiled import n_compiled
 from serving.histograms import Histograms
 
 AGES = shared.AGES
@@ -54,6 +55,11 @@ CACHE_EVICTION = Counter(
     ["reason"],
 )
 CACHE_EVICTIONS = {name: CACHE_EVICTION.labels(name) for name in ("age", "moved", "room")}
+COMPILED = Gauge(
+    "headrace_serving_compiled_functions",
+    "Compiled or loaded so far; once the server is ready it stays as it is, or a call has waited",
+)
+COMPILED.set_function(n_compiled)
 REDIS_FAILURES = Counter("headrace_serving_redis_failures", "Reads of a viewer that failed")
 MIRROR_AGE = Gauge(
     "headrace_serving_mirror_age_seconds", "Since item features last moved; -1: never"

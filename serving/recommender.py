@@ -23,7 +23,8 @@ from features import item_row
 from features.decision_context import CONTEXT_NAMES
 from features.ranking import RANKING_COLUMNS
 from features.registry import feature_version
-from features.vocabulary import Arm
+from features.store import USERS
+from features.vocabulary import GENRES, Arm
 from serving.bundle import Bundle
 from serving.catalogue import CatalogueTable
 from serving.explaining import Explainer, with_contributions
@@ -35,6 +36,7 @@ from serving.overlay import Overlay
 from serving.presentation import Offer, Presentation
 from serving.ranking.scoring import Scores, Scoring
 from serving.request import Request
+from serving.retrieval import regional
 from serving.retrieval.base import MOST_CANDIDATES, Candidates, Quotas, Source
 from serving.retrieval.regional import RegionCharts
 from serving.retrieval.retrieval import Retrieval, lead
@@ -209,11 +211,19 @@ class Recommender:
             self._end()
 
     def warm_up(self, now_ms: int) -> None:
-        """Has compiled what only requests with many candidates come to."""
-        request = self._begin(Query("warm-up", count=1), Viewer(None), now_ms)
+        """Has compiled what only some calls come to: many candidates, new titles, regions."""
+        known, found = self._knowledge, self._candidates
+        known.content.warm_up()
+        regional.warm_up(now_ms)
+        known.table.slot_of("warm-up")
+        known.table.slots_of(np.frombuffer(bytes(8), np.uint64))  # of an array that is read only
+        query = Query("warm-up", count=1, genres=GENRES[:1])
+        self.continue_watching(Viewer(USERS.empty), 1, now_ms, query)
+        request = self._begin(query, Viewer(None), now_ms)
         try:
-            self._retrieval.gather_charts(request, self._candidates)
-            self._scoring.narrow(request, self._candidates, least=1)
+            self._retrieval.gather_charts(request, found)
+            self._scoring.narrow(request, found, least=1)
+            found.keep(np.ones(found.n, np.bool_))
         finally:
             self._end()
 

@@ -10,6 +10,7 @@ from features.codec import encode_interaction
 from features.decode import decode_records
 from features.events import Interaction
 from features.global_rates import rates_of
+from features.redis_store import hexadecimal
 from features.row_cache import RowCache
 from features.store import GLOBALS, ITEMS, USERS, InMemoryRowStore
 from features.titles import TitleFacts
@@ -69,6 +70,8 @@ def warm_up() -> None:
         item_row.apply_all(items.rows, slots, events, effects)
         values = np.empty((1, item_row.N_COLUMNS), np.float32)
         item_row.values_of(items.rows, slots, 10**12, priors, values)
+        hexadecimal(users.rows["id"])
+        hexadecimal(np.ascontiguousarray(users.rows["id"]))
         for cache in (users, items):
             cache.next_epoch()
             cache.next_epoch()

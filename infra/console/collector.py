@@ -26,7 +26,7 @@ from infra.console.journal import (
     Event,
     Journal,
 )
-from infra.console.lags import FRESH_S, Key, Lag, Lags, Own, own_words
+from infra.console.lags import FRESH_S, Lag, Lags, Own, own_words
 from infra.console.log_source import LogSeen
 from infra.console.observed import Observed, ProcessSeen
 from infra.console.panels import PANELS, panel_of
@@ -39,6 +39,7 @@ from infra.console.watch import Reading
 from infra.ops.alerts import Evaluator
 from infra.ops.alerts import alerts_of as alerts_by
 from infra.ops.exporter import samples_of
+from infra.ops.lag import Key
 from infra.ops.series import Series
 from infra.settings import Settings
 

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from infra.console.log_source import LogSeen
-from infra.ops.lag import GONE
+from infra.ops.lag import GONE, LAG, Key, key_of
 from infra.ops.scrape import Sample
 
 FRESH_S: Final = 5.0  # of a flow's own word
 STILL_S: Final = 10.0  # commits that stand for so long, with records behind them, contradict it
-LAG: Final = "headrace_stream_lag"
 LAG_SECONDS: Final = "headrace_stream_lag_seconds"
 SOURCE_AGE: Final = "headrace_source_age_seconds"
-
-Key = tuple[str, str, int]  # flow, topic, partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +51,12 @@ def own_words(process: str, samples: tuple[Sample, ...], age_s: float) -> dict[K
     if age_s > FRESH_S or _log_age_s(samples) > FRESH_S:
         return {}
     seconds = {
-        _key(process, s): s.value
+        key_of(process, s): s.value
         for s in samples
         if s.name == LAG_SECONDS and s.labels.get("by") == "ingestion"
     }
     return {
-        (key := _key(process, s)): Own(int(s.value), seconds.get(key))
+        (key := key_of(process, s)): Own(int(s.value), seconds.get(key))
         for s in samples
         if s.name == LAG and s.value >= 0
     }
@@ -71,21 +68,6 @@ def _log_age_s(samples: tuple[Sample, ...]) -> float:
         (s.value for s in samples if s.name == SOURCE_AGE and s.labels.get("source") == "log_end"),
         default=0.0,
     )
-
-
-def _key(process: str, sample: Sample) -> Key:
-    topic = sample.labels.get("topic", "")
-    return flow_of(process, topic), topic, int(sample.labels.get("partition", -1))
-
-
-def flow_of(process: str, topic: str) -> str:
-    """The flow that a process's lag is of; attribution may run in the learning process.
-
-    >>> flow_of("learning", "interactions"), flow_of("features-0", "interactions")
-    ('attribution', 'features')
-    """
-    name = process.rstrip("0123456789-")
-    return "attribution" if name == "learning" and not topic.endswith("outcomes") else name
 
 
 class Lags:

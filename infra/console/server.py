@@ -1,16 +1,14 @@
 """Runs the console until it is told to end."""
 
 import asyncio
-import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
 import structlog
-import uvicorn
 from prometheus_client import CollectorRegistry
 
 from infra.console.app import LOOPBACK_NAMES, app_of
@@ -20,6 +18,7 @@ from infra.console.streams import Streams
 from infra.ops.exporter import OpsCollector
 from infra.settings import Settings
 from infra.telemetry import READY
+from serving.http.hosting import Hosted, bound
 
 POLL_S: Final = 0.1
 OTHER_CONNECTIONS: Final = 64  # beside the streams: browsers keep several, each for 15 s
@@ -46,7 +45,13 @@ def run_console(
     settings: Settings, stop: Event, *, probes: bool, told: Callable[[Listening], None]
 ) -> None:
     """Runs until `stop` is set; `told` hears where it listens. Raises OSError where it cannot."""
-    listening = _bound(settings.ops.host, settings.ops.port)
+    try:
+        listening = bound(settings.ops.host, settings.ops.port)
+    except OSError as error:
+        raise OSError(
+            f"{error.strerror}; end what listens there, or name another port: --port, "
+            "HEADRACE_OPS__PORT"
+        ) from error
     collector = Collector(settings, probes=probes, writes=True)
     try:
         asyncio.run(_serve(settings, collector, listening, stop, told))
@@ -75,19 +80,19 @@ async def _serve(
         hosts=hosts_of(settings),
         is_current=lambda: _is_current(collector),
     )  # fmt: skip
-    server = _Quiet(_config(app, settings))
-    serving = asyncio.create_task(server.serve([listening]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(POLL_S)
+    page = Hosted(
+        app,
+        max_connections=settings.ops.max_streams + OTHER_CONNECTIONS, keep_alive_s=15, grace_s=1,
+    )  # fmt: skip
+    await page.start(listening)
     READY.set(1)
     host, port = listening.getsockname()[:2]
     told(Listening(host, port))
-    while not stop.is_set() and not serving.done():
+    while not stop.is_set() and not page.has_ended:
         await asyncio.sleep(POLL_S)
     READY.set(0)
     streams.end()
-    server.should_exit = True
-    await serving
+    await page.stop()
 
 
 def hosts_of(settings: Settings) -> frozenset[str]:
@@ -99,46 +104,3 @@ def hosts_of(settings: Settings) -> frozenset[str]:
 def _is_current(collector: Collector) -> bool:
     seen = collector.observed
     return seen is not None and time.time() - seen.now_s < CURRENT_S
-
-
-class _Quiet(uvicorn.Server):
-    """Leaves signals to those who started it."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
-
-
-def _config(app: object, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=settings.ops.max_streams + OTHER_CONNECTIONS,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=1,
-    )
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket that will listen. Raises OSError, which names host and port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.setblocking(False)
-    except OSError as error:
-        found.close()
-        raise OSError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; end what listens there, "
-            "or name another port: --port, HEADRACE_OPS__PORT"
-        ) from error
-    return found

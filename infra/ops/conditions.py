@@ -323,94 +323,74 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class And:
-    """Of the first, what some number of the other has the same labels `on` as."""
+class Matched:
+    """Two vectors matched by the labels `on`; what becomes of them is the word's."""
 
     binds: ClassVar[int] = AND
+    word: ClassVar[str]
 
     first: Expression
     second: Expression
     on: tuple[str, ...] = ()
 
     def promql(self) -> str:
-        """`A and on (topic) B`."""
-        return _joined(self.first, "and", self.on, self.second, self.binds)
+        """`A and on (topic) B`; what stands on the left is done first."""
+        first, second = _part(self.first, self.binds), _part(self.second, self.binds + 1)
+        return f"{first} {self.word} on ({', '.join(self.on)}) {second}"
 
     def read(self, series: Series, now_s: float) -> Vector:
-        """Leaves what has a match."""
-        second = {_only(labels, self.on) for labels in self.second.read(series, now_s)}
-        first = self.first.read(series, now_s).items()
-        return {labels: value for labels, value in first if _only(labels, self.on) in second}
+        """Reads both and matches them."""
+        return self._match(self.first.read(series, now_s), self.second.read(series, now_s))
 
     def names(self) -> frozenset[str]:
         """Those of both."""
         return self.first.names() | self.second.names()
 
+    def _match(self, first: Vector, second: Vector) -> Vector:
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class Unless:
-    """Of the first, what nothing of the other has the same labels `on` as."""
-
-    binds: ClassVar[int] = AND
-
-    first: Expression
-    second: Expression
-    on: tuple[str, ...] = ()
-
-    def promql(self) -> str:
-        """`A unless on (topic) B`."""
-        return _joined(self.first, "unless", self.on, self.second, self.binds)
-
-    def read(self, series: Series, now_s: float) -> Vector:
-        """Leaves what has no match."""
-        second = {_only(labels, self.on) for labels in self.second.read(series, now_s)}
-        first = self.first.read(series, now_s).items()
-        return {labels: value for labels, value in first if _only(labels, self.on) not in second}
-
-    def names(self) -> frozenset[str]:
-        """Those of both."""
-        return self.first.names() | self.second.names()
-
-
-@dataclass(frozen=True)
-class Or:
-    """The first, and of the second what nothing in the first has the same labels `on` as."""
-
-    binds: ClassVar[int] = OR
-
-    first: Expression
-    second: Expression
-    on: tuple[str, ...] = ()
-
-    def promql(self) -> str:
-        """`A or on (topic) B`."""
-        return _joined(self.first, "or", self.on, self.second, self.binds)
-
-    def read(self, series: Series, now_s: float) -> Vector:
-        """Puts both together."""
-        first = self.first.read(series, now_s)
-        taken = {_only(labels, self.on) for labels in first}
-        second = self.second.read(series, now_s).items()
-        return first | {
-            labels: value for labels, value in second if _only(labels, self.on) not in taken
+    def _left(self, vector: Vector, other: Vector, *, has_match: bool) -> Vector:
+        """Of a vector, what has a match in the other, or what has none."""
+        marks = {_only(labels, self.on) for labels in other}
+        return {
+            labels: value
+            for labels, value in vector.items()
+            if (_only(labels, self.on) in marks) == has_match
         }
 
-    def names(self) -> frozenset[str]:
-        """Those of both."""
-        return self.first.names() | self.second.names()
+
+class And(Matched):
+    """Of the first, what some number of the other has the same labels `on` as."""
+
+    word = "and"
+
+    def _match(self, first: Vector, second: Vector) -> Vector:
+        return self._left(first, second, has_match=True)
+
+
+class Unless(Matched):
+    """Of the first, what nothing of the other has the same labels `on` as."""
+
+    word = "unless"
+
+    def _match(self, first: Vector, second: Vector) -> Vector:
+        return self._left(first, second, has_match=False)
+
+
+class Or(Matched):
+    """The first, and of the second what nothing in the first has the same labels `on` as."""
+
+    binds = OR
+    word = "or"
+
+    def _match(self, first: Vector, second: Vector) -> Vector:
+        return first | self._left(second, first, has_match=False)
 
 
 def _part(expression: Expression, binds: int) -> str:
     """An operand, in parentheses where it binds less tightly than it must."""
     text = expression.promql()
     return text if expression.binds >= binds else f"({text})"
-
-
-def _joined(
-    first: Expression, word: str, on: tuple[str, ...], second: Expression, binds: int
-) -> str:
-    """`A and on (topic) B`; what stands on the left is done first."""
-    return f"{_part(first, binds)} {word} on ({', '.join(on)}) {_part(second, binds + 1)}"
 
 
 def duration(seconds: int) -> str:

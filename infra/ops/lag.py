@@ -22,6 +22,8 @@ READ_S: Final = 2.0
 GONE: Final = -1
 LAG: Final = "headrace_stream_lag"
 
+Key = tuple[str, str, int]  # flow, topic, partition
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -101,7 +103,7 @@ def _of(
     end: int,
     committed: int,
     age_s: float,
-    applied: Mapping[tuple[str, str, int], int],
+    applied: Mapping[Key, int],
 ) -> PartitionLag:
     lag = applied.get((flow, topic, partition))
     if lag is not None:
@@ -157,26 +159,30 @@ def _ages_s(
     return ages
 
 
-def _applied(metrics: Mapping[str, str]) -> dict[tuple[str, str, int], int]:
+def _applied(metrics: Mapping[str, str]) -> dict[Key, int]:
     """What running processes say: lag by flow, topic and partition."""
-    found: dict[tuple[str, str, int], int] = {}
+    found: dict[Key, int] = {}
     for process, url in metrics.items():
         for sample in samples_of(url):
             if sample.name == LAG:
-                found[(_flow_of(process, sample), *_place(sample))] = int(sample.value)
+                found[key_of(process, sample)] = int(sample.value)
     return found
 
 
-def _flow_of(process: str, sample: Sample) -> str:
-    """The flow that a process's lag is of; attribution may run in the learning process."""
-    name = process.rstrip("0123456789-")
+def key_of(process: str, sample: Sample) -> Key:
+    """What a process's reading of a lag is about."""
     topic = sample.labels.get("topic", "")
-    is_log_of_learning = topic.endswith(topics.OUTCOMES)
-    return "attribution" if name == "learning" and not is_log_of_learning else name
+    return flow_of(process, topic), topic, int(sample.labels.get("partition", GONE))
 
 
-def _place(sample: Sample) -> tuple[str, int]:
-    return sample.labels["topic"], int(sample.labels["partition"])
+def flow_of(process: str, topic: str) -> str:
+    """The flow that a process's lag is of; attribution may run in the learning process.
+
+    >>> flow_of("learning", "interactions"), flow_of("features-0", "interactions")
+    ('attribution', 'features')
+    """
+    name = process.rstrip("0123456789-")
+    return "attribution" if name == "learning" and not topic.endswith(topics.OUTCOMES) else name
 
 
 def as_dicts(found: Sequence[PartitionLag]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.cheap_columns import N_CHEAP, assemble_cheap
-from features.compiled import Rows, compiled
 from features.ranking import RANKING_COLUMNS, assemble
 from serving.bundle import Bundle
 from serving.guard.overload import FEWER
@@ -52,7 +51,7 @@ class Scoring:
             return
         known = self._knowledge
         columns = np.empty((N_CHEAP, n), np.float32)
-        _assemble_cheap(
+        assemble_cheap(
             request.row,
             request.history,
             found.slots[:n],
@@ -82,7 +81,7 @@ class Scoring:
     def hydrate(self, request: Request, found: Candidates) -> None:
         """Fills the features of all candidates, by the very function that training uses."""
         known, bundle, n = self._knowledge, self._bundle, found.n
-        _assemble(
+        assemble(
             request.row,
             request.now_ms,
             request.history,
@@ -124,40 +123,3 @@ class Scoring:
         if overlay is None or overlay.clicks is None:
             return [0.0] * len(features)
         return list(overlay.clicks.click_probabilities(features).tolist())
-
-
-# A viewer's row is handed over as an array of one: a record costs 10 to 20 us on its way into
-# compiled code, where an array costs less than one.
-
-
-@compiled
-def _assemble(
-    rows: Rows,
-    now_ms: int,
-    history: Slots,
-    candidates: Slots,
-    scores: Floats,
-    values: Floats,
-    standings: Floats,
-    facts: Rows,
-    latest_year: int,
-    out: Floats,
-) -> None:
-    assemble(
-        rows[0], now_ms, history, candidates, scores, values, standings, facts, latest_year, out
-    )
-
-
-@compiled
-def _assemble_cheap(
-    rows: Rows,
-    history: Slots,
-    candidates: Slots,
-    scores: Floats,
-    values: Floats,
-    standings: Floats,
-    facts: Rows,
-    latest_year: int,
-    out: Floats,
-) -> None:
-    assemble_cheap(rows[0], history, candidates, scores, values, standings, facts, latest_year, out)

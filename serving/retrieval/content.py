@@ -73,6 +73,11 @@ class ContentNeighbours:
                 n += 1
         return n
 
+    def warm_up(self) -> None:
+        """Has compiled what the first title that changes would wait for."""
+        nothing = np.zeros(0, np.float32)
+        insert(0, nothing, self._neighbours, self._products, self._counts)
+
     def changed(self, slots: Iterable[int]) -> None:
         """Takes new titles, or new descriptions, into the lists of what they are like.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.ids import id_hash
 from features.segment_popularity import N_HOURS, POPULAR, hour_of, merge
 from features.segment_popularity import row_id as segment_id
-from features.store import RowStore
+from features.store import SEGMENTS, InMemoryRowStore, RowStore
 from serving.catalogue import CatalogueTable
 
 N_REGIONAL: Final = 100  # titles of a chart
@@ -116,3 +116,8 @@ def read_chart(store: RowStore, region: str, now_ms: int, n_partitions: int) -> 
     later = out["item"][:n]
     found: NDArray[np.uint64] = np.concatenate([ids, later[~np.isin(later, ids)]])[:N_REGIONAL]
     return found
+
+
+def warm_up(now_ms: int) -> None:
+    """Has compiled what the first region that is asked for would wait for."""
+    read_chart(InMemoryRowStore(SEGMENTS), "warm-up", now_ms, n_partitions=1)

@@ -20,6 +20,7 @@ from features.events import CatalogItem, Interaction
 from features.log import LogWriter
 from features.vocabulary import EventType
 from infra import topics
+from infra.ops.scrape import samples_of
 from infra.settings import Settings
 from infra.stack import Stack
 from offline.replay import publish_catalogue
@@ -50,7 +51,13 @@ TITLES = [
 
 
 @pytest.fixture(scope="module")
-def stack(embedded_broker, tmp_path_factory):
+def compiled() -> dict[str, float]:
+    """How many functions the server had compiled or loaded, by when."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def stack(embedded_broker, tmp_path_factory, compiled):
     prefix = f"docs{uuid.uuid4().hex[:8]}-"
     settings = Settings(
         kafka={"bootstrap": embedded_broker.bootstrap, "prefix": prefix},
@@ -64,6 +71,7 @@ def stack(embedded_broker, tmp_path_factory):
         publish_catalogue(TITLES, LogWriter(log), prefix + topics.CATALOG)
         running.start_features()
         running.start_serve()
+        compiled["when ready"] = n_compiled(running)
         with Client(running.addresses.grpc, timeout_s=10) as client:
             client.wait_until_connected()
             at = client.track(Interaction("", "fan", "tt0113277", EventType.COMPLETE))
@@ -81,6 +89,12 @@ def here(text: str, stack: Stack) -> str:
     """An example with the addresses of this stack, and with time for a machine that is busy."""
     text = text.replace(f'Client("{GRPC}"', f'Client("{GRPC}", timeout_s=10')
     return text.replace(HTTP, stack.addresses.http).replace(GRPC, stack.addresses.grpc)
+
+
+def n_compiled(stack: Stack) -> float:
+    name = "headrace_serving_compiled_functions"
+    (sample,) = [s for s in samples_of(stack.addresses.metrics["serve"]) if s.name == name]
+    return sample.value
 
 
 def run(*command: str) -> str:
@@ -179,3 +193,7 @@ def test_a_slate_and_an_explanation_on_the_command_line(stack, client):
     told = json.loads(run(*headrace, "explain", "lou", "e8", "--json", *address))
     assert told["removed_by"] == ["watched"]
     assert told["summary"] == "Title 8 is not shown: the viewer has watched it."
+
+
+def test_no_call_had_to_wait_for_a_compiler(stack, compiled):
+    assert n_compiled(stack) == compiled["when ready"] > 0

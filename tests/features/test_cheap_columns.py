@@ -13,7 +13,7 @@ def test_a_first_look_sees_what_the_ranker_will_see(rng, n_events):
     world = World(rng, n_events)
     out = np.full((N_CHEAP, len(world.slots)), np.nan, np.float32)
     assemble_cheap(
-        world.row[0], world.history, world.slots, world.scores, world.values, world.standings,
+        world.row, world.history, world.slots, world.scores, world.values, world.standings,
         world.facts, LATEST, out,
     )  # fmt: skip
     expected = world.assembled()[:, CHEAP_PLACES]

@@ -81,7 +81,7 @@ class World:
         slots = self.slots if slots is None else slots
         out = np.full((len(slots), N_COLUMNS), np.nan, np.float32)
         assemble(
-            self.row[0], now_ms, self.history, slots, self.scores[: len(slots)], self.values,
+            self.row, now_ms, self.history, slots, self.scores[: len(slots)], self.values,
             self.standings, self.facts, LATEST, out,
         )  # fmt: skip
         return out
