@@ -161,9 +161,7 @@ class Server:
         self._settings = settings
         self.guard = guard or guard_of(settings)
         self._http = _json_door(settings, ingest, recommendations, self.guard)
-        self._probe = QueueProbe(
-            _delay_control(settings, self.guard.load), PROBED, recommendations.turns
-        )
+        self._probe = QueueProbe(_delay_control(settings, self.guard.load), PROBED)
         watchful = GuardInterceptor(
             self.guard,
             self._probe,

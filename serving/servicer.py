@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
@@ -26,7 +26,6 @@ from serving.slate import Decision, Query, Recommends, Viewer
 from serving.slate_cache import Ids, Key
 from serving.tracing import CallTraces
 from serving.track import BadInteractionError, Tracked, Tracker, Underway
-from serving.turns import Turns
 from serving.viewers import ViewerReader
 
 MAX_REFUSALS: Final = 100  # listed; all are counted
@@ -35,7 +34,6 @@ WINDOW: Final = 256  # events of one stream on their way to the log
 RESERVE_S: Final = 0.01  # of a call's time, kept for the answer itself
 
 Context = Any  # grpc.aio.ServicerContext[...]
-Take = Callable[[], Awaitable[None]]  # returns when it is one's turn
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +169,6 @@ class RecommendationServicer(RecommendationServiceServicer):
         self._default_wait_ms = default_wait_ms
         self._pages = pages or PageTokens(wall)
         self._answers = answers or Answers()
-        self.turns = Turns()  # of all that computes for longer than a moment
 
     async def Recommend(  # noqa: N802
         self, request: recommender_pb2.RecommendRequest, context: Context
@@ -187,15 +184,11 @@ class RecommendationServicer(RecommendationServiceServicer):
         self, request: recommender_pb2.RecommendBatchRequest, context: Context
     ) -> bytes:
         """A RecommendBatchResponse: viewers are read at the same time, slates made in turn."""
-        line = asyncio.Lock()
-
-        async def take() -> None:
-            async with line:  # one of the batch at a time stands in the line of all
-                await self.turns.take()
+        turn = asyncio.Lock()
 
         async def answered(each: recommender_pb2.RecommendRequest) -> bytes | tuple[str, str]:
             try:
-                return await self._answer(each, context, take=take)
+                return await self._answer(each, context, turn)
             except Exception as error:
                 code, message = status_of(error, "RecommendBatch", names_of(each))
                 return code.name, message
@@ -208,7 +201,7 @@ class RecommendationServicer(RecommendationServiceServicer):
     ) -> recommender_pb2.SimilarItemsResponse:
         """Titles that go with a title."""
         item_id, count = wire.item_id_of(request.item_id), wire.count_of(request.count)
-        await self._turn(context)
+        _shed_if_late(context)
         return wire.similar_response(self._recommender.similar_items(item_id, count))
 
     async def Trending(  # noqa: N802
@@ -216,7 +209,7 @@ class RecommendationServicer(RecommendationServiceServicer):
     ) -> recommender_pb2.TrendingResponse:
         """What is being watched now."""
         query = wire.trending_query_of(request)
-        await self._turn(context)
+        _shed_if_late(context)
         items = self._recommender.trending(query, self._clock.now_ms())
         return wire.trending_response(items, self._items_age_ms())
 
@@ -251,23 +244,24 @@ class RecommendationServicer(RecommendationServiceServicer):
         self,
         request: recommender_pb2.RecommendRequest,
         context: Context,
+        turn: asyncio.Lock | None = None,
         span: Span | None = None,
-        take: Take | None = None,
     ) -> bytes:
         """The RecommendResponse to a request; one with an id is answered once.
 
-        `take` returns when it may be computed.
+        With a `turn`, answers of a batch are made one by one, and other calls between them.
         """
         query, digest = self._query_of(request)
         if span is not None:
             span.note(request_id=query.request_id)
 
         async def prepare() -> Callable[[], bytes]:
-            found = await self._looked_up(query, context, span)
-            if isinstance(found, Again):
-                return partial(self._give_again, found, digest)
-            await self._turn(context, take)
-            return partial(self._serve, query, found, digest)
+            make = await self._looked_up(query, digest, context, span)
+            if turn is not None:
+                async with turn:
+                    await asyncio.sleep(0)
+            _shed_if_late(context)
+            return make
 
         if not request.request_id:
             return (await prepare())()
@@ -284,17 +278,19 @@ class RecommendationServicer(RecommendationServiceServicer):
             query = replace(query, shown=page.shown, page_number=page.number)
         return query, digest
 
-    async def _looked_up(self, query: Query, context: Context, span: Span | None) -> Again | Viewer:
+    async def _looked_up(
+        self, query: Query, digest: bytes, context: Context, span: Span | None
+    ) -> Callable[[], bytes]:
         if span is None:
-            return await self._found(query, context)
+            return await self._prepared(query, digest, context)
         reading = span.child("redis read", "client")
         try:
-            return await self._found(query, context)
+            return await self._prepared(query, digest, context)
         finally:
             reading.end()
 
-    async def _found(self, query: Query, context: Context) -> Again | Viewer:
-        """A slate that can be given again, or the viewer of whom one is to be made."""
+    async def _prepared(self, query: Query, digest: bytes, context: Context) -> Callable[[], bytes]:
+        """Looks for what an answer needs; what is returned makes it, and has it recorded."""
         started_s, again = time.perf_counter(), None
         if self._repeats is not None:
             again = await self._repeats.of_viewer(query)
@@ -303,7 +299,9 @@ class RecommendationServicer(RecommendationServiceServicer):
             metrics.STAGES["read"].observe(time.perf_counter() - started_s)
             if self._repeats is not None and viewer.row is None:
                 again = self._repeats.of_nobody(query, viewer)
-        return viewer if again is None else again
+        if again is None:
+            return partial(self._serve, query, viewer, digest)
+        return partial(self._give_again, again, digest)
 
     def _give_again(self, again: Again, digest: bytes) -> bytes:
         token = self._pages.next(digest, FIRST, again.shown)
@@ -337,14 +335,8 @@ class RecommendationServicer(RecommendationServiceServicer):
 
     async def _read(self, query: Query, context: Context) -> Viewer:
         viewer = await self._viewers.read(query, _remaining_s(context) - RESERVE_S)
-        await self._turn(context)
+        _shed_if_late(context)
         return viewer
-
-    async def _turn(self, context: Context, take: Take | None = None) -> None:
-        """Waits until a call may compute. Raises DeadlineSpentError where that is too late."""
-        await (take or self.turns.take)()
-        if _remaining_s(context) <= 0:
-            raise DeadlineSpentError("the deadline of the call has passed")
 
     def _decide(self, query: Query, viewer: Viewer) -> Decision:
         now_ms = self._clock.now_ms()
@@ -377,6 +369,12 @@ def _remaining_s(context: Context) -> float:
     """Seconds until the client gives up; infinite where it set no deadline."""
     remaining_s: float | None = context.time_remaining()
     return math.inf if remaining_s is None else remaining_s
+
+
+def _shed_if_late(context: Context) -> None:
+    """Leaves work undone that nobody waits for any more."""
+    if _remaining_s(context) <= 0:
+        raise DeadlineSpentError("the deadline of the call has passed")
 
 
 async def _numbered(

@@ -35,7 +35,6 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._calls: dict[Task, Admission] = {}
         self._silent: dict[Task, asyncio.Timeout | None] = {}  # in the order of their coming
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
-        self._probed = grpc.stream_unary_rpc_method_handler(self._tell_probe)
 
     async def intercept_service(
         self,
@@ -45,8 +44,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         """The handler of a call; None for a method that nobody has, told to valid keys alone."""
         method = handler_call_details.method
         key, probe = _credentials(handler_call_details.invocation_metadata)
-        if probe is not None and self._probe.is_own(probe):
-            return self._probed
+        if probe is not None and self._probe.begun(probe):
+            return _PROBED
         try:
             admission = self._guard.allow(method, key)
         except RefusalError as refusal:
@@ -56,10 +55,6 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         task.add_done_callback(self._end)
         handler = await continuation(handler_call_details)
         return None if handler is None else self._watched(handler, method, task)
-
-    async def _tell_probe(self, _: Any, __: Context) -> bytes:
-        await self._probe.begun()
-        return b""
 
     def _end(self, task: Task) -> None:
         self._silent.pop(task, None)
@@ -230,6 +225,13 @@ def _refusing(refusal: RefusalError, method: str) -> Handler:
         await context.abort(code, message, trailing)
 
     return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+async def _nothing(_: Any, __: Context) -> bytes:
+    return b""
+
+
+_PROBED: Final = grpc.stream_unary_rpc_method_handler(_nothing)
 
 
 def author_of(guard: Guard, context: Context) -> str:

@@ -19,7 +19,6 @@ import grpc
 
 from serving import metrics
 from serving.guard.overload import FULL, DelayControl
-from serving.turns import Turns
 
 PROBE_HEADER: Final = "x-headrace-probe"
 CALM_S: Final = 0.05  # between probes
@@ -34,30 +33,25 @@ class QueueProbe:
         self,
         control: DelayControl,
         method: str,
-        turns: Turns,
         *,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A call of `method` waits for its turn among `turns` too, as calls that compute do."""
         self._control = control
         self._method = method
-        self._turns = turns
         self._steady_s = steady_s
         self._token = secrets.token_urlsafe(16)
         self._sent_s: float | None = None
 
-    def is_own(self, token: str) -> bool:
-        """Whether a call is a probe of this very process."""
-        return hmac.compare_digest(token.encode(), self._token.encode())
-
-    async def begun(self) -> None:
-        """A probe is here; it could compute when this returns."""
-        await self._turns.take()
+    def begun(self, token: str) -> bool:
+        """Whether a call is a probe of this very process; if so, it has just been begun."""
+        if not hmac.compare_digest(token.encode(), self._token.encode()):
+            return False
         if self._sent_s is not None:
             delay_s = self._steady_s() - self._sent_s
             self._sent_s = None
             metrics.QUEUE_DELAY.observe(delay_s)
             self._tell(delay_s)
+        return True
 
     async def run(self, target: str) -> None:
         """Probes the server that listens on `target` until it is cancelled."""
@@ -70,7 +64,7 @@ class QueueProbe:
                 await asyncio.sleep(CALM_S if calm else ALERT_S)
 
     async def watch_loop(self) -> None:
-        """The same where calls wait in the event loop alone: how late it comes to a timer's turn.
+        """The same where calls wait in the event loop alone: how late the loop comes to a timer.
 
         Costs next to nothing. Until it is cancelled.
         """
@@ -78,7 +72,6 @@ class QueueProbe:
             pause_s = CALM_S if self._control.load.level == FULL else ALERT_S
             due_s = self._steady_s() + pause_s
             await asyncio.sleep(pause_s)
-            await self._turns.take()
             delay_s = max(self._steady_s() - due_s, 0.0)
             metrics.QUEUE_DELAY.observe(delay_s)
             self._tell(delay_s)
