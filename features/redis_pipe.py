@@ -208,8 +208,12 @@ class _Connection(asyncio.Protocol):
         await self._ended
 
     def _flush(self) -> None:
+        """Sends what was queued; from now on its answers are waited for, however late this is."""
         if self.is_open:
             self._transport.write(b"".join(self._unsent))
+            due_s = self._loop.time() + self._timeout_s
+            sent = [self._unanswered.pop()[1] for _ in self._unsent]
+            self._unanswered.extend((due_s, answer) for answer in reversed(sent))
         self._unsent.clear()
 
     def _look(self, *, again: bool = False) -> None:

@@ -18,7 +18,7 @@ from serving.slate import Query, Viewer
 
 FIRST_POLL_S, LAST_POLL_S = 0.0002, 0.002
 POLL_GROWTH = 1.5
-REST_S = 0.25
+FIRST_REST_S, LAST_REST_S = 0.03, 0.25
 REDIS = "redis"  # as named in `degraded`
 
 T = TypeVar("T")
@@ -39,8 +39,9 @@ class ReadsRow(Protocol):
 class ViewerReader:
     """Reads viewers' rows; a store that fails costs knowledge of the viewer, never the answer.
 
-    After a failure the store is left alone for `rest_s`, and then one read at a time tries it:
-    while it is away slates are as quick as without it, and the first success makes all well again.
+    After a failure the store is left alone for 30 ms, and then one read at a time tries it, each
+    after a rest twice as long, up to `rest_s`: while it is away slates are as quick as without it,
+    the first success makes all well again, and a single answer that was late costs few slates.
 
     A request that names an event to be included reads again and again, every 0.2 ms at first and
     every 2 ms in the end: an event is readable within a few milliseconds, and those few reads cost
@@ -52,12 +53,13 @@ class ViewerReader:
         rows: ReadsRow,
         topic: str,
         *,
-        rest_s: float = REST_S,
+        rest_s: float = LAST_REST_S,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rows = rows
         self._topic = topic
-        self._rest_s = rest_s
+        self._longest_rest_s = rest_s
+        self._rest_s = FIRST_REST_S
         self._monotonic_s = monotonic_s
         self._try_again_s: float | None = None  # None: the store is well
 
@@ -129,6 +131,7 @@ class ViewerReader:
         now_s = self._monotonic_s()
         if now_s < self._try_again_s:
             return True
+        self._rest_s = min(2 * self._rest_s, self._longest_rest_s)
         self._try_again_s = now_s + self._rest_s
         return False
 
@@ -142,6 +145,7 @@ class ViewerReader:
     def _note_success(self) -> None:
         if self._try_again_s is not None:
             log.info("viewers_readable_again")
+            self._rest_s = FIRST_REST_S
         self._try_again_s = None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -130,6 +131,29 @@ def test_server_that_says_more_than_was_asked_is_asked_over_another_connection()
             return pipe.connections_made
 
     assert asyncio.run(run()) == 3
+
+
+def test_time_that_a_command_waits_for_the_loop_is_not_taken_from_redis() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for pause_s in (0.0, 0.6):
+            await reader.read(65_536)
+            await asyncio.sleep(pause_s)
+            writer.write(b"+PONG\r\n")
+        await reader.read()
+        writer.close()
+
+    async def run() -> list[Any]:
+        async with await asyncio.start_server(talk, LOOPBACK, 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            pipe = Pipe(f"redis://{LOOPBACK}:{port}", {}, timeout_s=1.0)
+            first = await pipe.call(PING)
+            second = pipe.call(PING)
+            time.sleep(0.8)  # the loop has something else to do
+            answers = [first, await second]
+            await pipe.close()
+            return answers
+
+    assert asyncio.run(run()) == [b"PONG", b"PONG"]
 
 
 def test_connection_that_falls_silent_is_given_up_for_another(redis_server: EmbeddedRedis) -> None:

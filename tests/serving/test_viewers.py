@@ -117,15 +117,29 @@ def test_store_that_failed_is_left_alone_and_then_tried_by_one() -> None:
     assert asyncio.run(read()) == ("redis",)
     assert asyncio.run(read()) == ("redis",)
     assert rows.reads == 1
-    seconds.now_s += 0.26
-    assert asyncio.run(read()) == ("redis",)
-    assert asyncio.run(read()) == ("redis",)
-    assert rows.reads == 2
+    tries = 1
+    for rest_s in (0.03, 0.06, 0.12, 0.24, 0.25, 0.25):
+        seconds.now_s += rest_s - 0.005
+        assert asyncio.run(read()) == ("redis",)
+        assert rows.reads == tries
+        seconds.now_s += 0.01
+        assert asyncio.run(read()) == ("redis",)
+        tries += 1
+        assert rows.reads == tries
     seconds.now_s += 0.26
     rows.failure = None
     assert asyncio.run(read()) == ()
     assert asyncio.run(read()) == ()
-    assert rows.reads == 4
+    assert rows.reads == tries + 2
+
+
+def test_a_single_late_answer_costs_few_slates() -> None:
+    rows, seconds = FakeRows(failure=redis.TimeoutError("late")), Seconds()
+    reader = ViewerReader(rows, TOPIC, monotonic_s=seconds)
+    assert asyncio.run(reader.read(Query("ann"))).degraded == ("redis",)
+    rows.failure = None
+    seconds.now_s += 0.04
+    assert asyncio.run(reader.read(Query("ann"))).degraded == ()
 
 
 def test_only_one_read_tries_a_store_that_hangs() -> None:
