@@ -30,6 +30,8 @@ N_ITEMS = 60
 REGIONS = ("", "DE", "US-CA")
 MAX_WORKERS = 4
 GENRES = ("Drama", "Comedy", "Action", "Horror")
+# Of a server: a busy machine is no overload, and Redis is not away because it is slow.
+PATIENT = {"delay_target_ms": 1_000, "delay_limit_ms": 10_000, "redis_timeout_ms": 1_000}
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:

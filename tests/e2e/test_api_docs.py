@@ -26,6 +26,7 @@ from infra.stack import Stack
 from offline.replay import publish_catalogue
 from serving.client import Client, Request
 from serving.http.calls import CALLS
+from tests.flows import PATIENT
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs" / "api.md").read_text()
@@ -62,8 +63,7 @@ def stack(embedded_broker, tmp_path_factory, compiled):
     settings = Settings(
         kafka={"bootstrap": embedded_broker.bootstrap, "prefix": prefix},
         stream={"group": f"{prefix}features", "epoch_s": 0.2},
-        # A busy machine is no overload here.
-        serving={"port": 0, "delay_target_ms": 1_000, "delay_limit_ms": 10_000},
+        serving={"port": 0, **PATIENT},
         home=tmp_path_factory.mktemp("home"),
     )
     with Stack(settings) as running:

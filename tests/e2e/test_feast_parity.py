@@ -34,7 +34,7 @@ from serving.client import Client
 from serving.recommender import Recommender
 from serving.slate import Query, Viewer
 from tests.clock import START_MS
-from tests.flows import wait_until
+from tests.flows import PATIENT, wait_until
 from tests.oracle import stored
 
 with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def stack(embedded_broker, tmp_path):
     settings = Settings(
         kafka={"bootstrap": embedded_broker.bootstrap, "prefix": prefix},
         stream={"group": f"{prefix}features", "epoch_s": 0.2, "clock": "stream"},
-        serving={"port": 0, "clock": "stream", "cache_ttl_s": 0},  # else features are of earlier
+        serving={"port": 0, "clock": "stream", "cache_ttl_s": 0, **PATIENT},  # no earlier slates
         archive={"group": f"{prefix}archive", "flush_s": 0.3},
         home=tmp_path,
     )

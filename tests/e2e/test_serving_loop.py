@@ -30,7 +30,7 @@ from infra.settings import Settings
 from infra.stack import Stack
 from offline.replay import publish_catalogue
 from serving.client import Client, Filters, RequestError
-from tests.flows import wait_until
+from tests.flows import PATIENT, wait_until
 
 TITLES = [
     CatalogItem(f"e{k}", f"Title {k}", 2000 + k % 20, ("Drama" if k % 2 else "Comedy",))
@@ -48,7 +48,7 @@ def stack(request, tmp_path_factory):
         tracing={"endpoint": f"file:{home / 'spans.jsonl'}", "sample_ratio": 0},
         kafka={"bootstrap": bootstrap, "prefix": prefix},
         stream={"group": f"{prefix}features", "epoch_s": 0.2},
-        serving={"port": 0},
+        serving={"port": 0, **PATIENT},
         home=home,
     )
     with Stack(settings) as running:
