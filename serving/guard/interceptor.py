@@ -160,7 +160,8 @@ class GuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             limit = None if oldest is None else self._silent.pop(oldest)
             if limit is None:
                 return
-            limit.reschedule(asyncio.get_running_loop().time())
+            if not limit.expired():  # else it is on its way out by itself
+                limit.reschedule(asyncio.get_running_loop().time())
 
     async def _paced(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """The messages of a stream, none before its turn. Raises RefusalError, SilentStreamError.

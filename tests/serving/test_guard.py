@@ -1,14 +1,17 @@
 """Keys, quotas and load, without a server; the clock is the test's."""
 
+import asyncio
 import json
 import stat
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from serving.errors import retry_metadata
 from serving.guard.guard import SCOPES, Guard
+from serving.guard.interceptor import GuardInterceptor
 from serving.guard.keys import (
     ApiKey,
     KeyFile,
@@ -283,3 +286,27 @@ def test_scope_errors_name_the_scope_alone(tmp_path):
     guard = guard_of(tmp_path / "k", [key])
     with pytest.raises(ScopeMissingError, match="must have the scope recommend; it has not"):
         guard.admit(RECOMMEND, text)
+
+
+def test_a_silent_call_whose_time_is_just_over_is_not_ended_twice() -> None:
+    async def scenario() -> None:
+        interceptor = GuardInterceptor(Guard(), cast("Any", None), idle_s=1.0, max_silent=0)
+        limits = []
+
+        async def silent() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            async with asyncio.timeout(0) as limit:
+                limits.append(limit)
+                interceptor._silent[task] = limit
+                await asyncio.sleep(10)
+
+        call = asyncio.create_task(silent())
+        while not limits or not limits[0].expired():
+            await asyncio.sleep(0)
+        interceptor._end_oldest()  # for another call that has come
+        assert not interceptor._silent
+        with pytest.raises(TimeoutError):
+            await call
+
+    asyncio.run(scenario())
