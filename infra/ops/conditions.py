@@ -8,6 +8,7 @@ empty, and a comparison with it holds for nothing.
 
 import math
 import operator
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -323,7 +324,7 @@ class Compare:
 
 
 @dataclass(frozen=True)
-class Matched:
+class Matched(ABC):
     """Two vectors matched by the labels `on`; what becomes of them is the word's."""
 
     binds: ClassVar[int] = AND
@@ -346,8 +347,9 @@ class Matched:
         """Those of both."""
         return self.first.names() | self.second.names()
 
+    @abstractmethod
     def _match(self, first: Vector, second: Vector) -> Vector:
-        raise NotImplementedError
+        """What becomes of the two."""
 
     def _left(self, vector: Vector, other: Vector, *, has_match: bool) -> Vector:
         """Of a vector, what has a match in the other, or what has none."""
